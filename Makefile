@@ -1,0 +1,100 @@
+# One entrance. Every target sets up what it needs in .venv; the second time nothing is installed and no network used.
+#   PYTHON=python3.12    the interpreter that makes .venv (3.11 or newer)
+#   PIP_ARGS="..."       more options for pip; on Linux away from a local CPU wheel of torch, for example
+#                        PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" spares 5 GB of CUDA
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help demo test check docs examples bench mutants build clean format lint types layers budget doctest blocks
+
+PYTHON ?= python3
+BIN := .venv/bin
+export MPLBACKEND ?= Agg
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+BASE := .venv/.stamp
+DEV := .venv/.stamp-dev
+MUTANTS := .venv/.stamp-mutants
+# --no-compile: byte code of what is imported comes at its first import; all of it would take half a minute more.
+PIP := $(BIN)/python -m pip install -qq --no-compile --prefer-binary -c constraints.txt $(PIP_ARGS)
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+define venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+  echo "flowmaps needs Python 3.11 or newer; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 || true)." \
+       "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+endef
+
+$(BASE): pyproject.toml constraints.txt
+	$(venv)
+	@echo "Setting up .venv (about a minute, once)..."
+	@$(PIP) -e .
+	@touch $@
+
+# A superset of the base: one install serves both stamps.
+$(DEV): pyproject.toml constraints.txt
+	$(venv)
+	@echo "Setting up .venv with the developers' tools (about a minute, once)..."
+	@$(PIP) -e ".[dev]"
+	@touch $(BASE) $@
+
+$(MUTANTS): $(DEV)
+	@$(PIP) -e ".[dev,mutants]"
+	@touch $(BASE) $(DEV) $@
+
+demo: $(BASE)  ## train, sample and measure a small flow map; the report lands in demo/
+	$(BIN)/flowmaps demo --out demo
+
+test: $(DEV)  ## run the tests
+	$(BIN)/python -m pytest -q tests
+
+check: format lint types layers budget docs examples  ## format, lint, types, imports, sizes, and every document that runs
+
+docs: doctest blocks  ## run the doctests and the Python blocks of README.md and docs/
+
+format: $(DEV)
+	$(BIN)/ruff format --check .
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+
+types: $(DEV)
+	$(BIN)/pyright
+
+layers: $(DEV)
+	$(BIN)/lint-imports --no-cache --no-logo
+
+budget: $(DEV)
+	$(BIN)/python tools/budget.py
+
+doctest: $(DEV)
+	$(BIN)/python -m pytest -q --doctest-modules src/flowmaps
+
+blocks: $(DEV)
+	$(BIN)/python tools/readme_blocks.py
+
+examples: $(DEV)  ## run every example with its fast switch (FLOWMAPS_FAST=1)
+	@shopt -s nullglob; for f in examples/*.py; do \
+	  echo "$$f"; FLOWMAPS_FAST=1 $(BIN)/python -W error::DeprecationWarning:__main__ "$$f"; done
+
+bench: $(BASE)  ## run every benchmark; results lie beside the scripts
+	@shopt -s nullglob; for f in benchmarks/*.py; do echo "$$f"; $(BIN)/python "$$f"; done
+
+mutants: $(MUTANTS)  ## plant faults in core and learn and list those that no test sees (hours)
+	$(BIN)/mutmut run && $(BIN)/mutmut results
+
+build: $(BASE)  ## build the wheel, install it in an empty environment, try it
+	rm -rf build dist
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/python -m pip install -qq --no-compile --prefer-binary -c constraints.txt $(PIP_ARGS) dist/flowmaps-*.whl
+	cd build && venv/bin/flowmaps --help >/dev/null && venv/bin/python -c 'import flowmaps; print(flowmaps.__file__)'
+
+clean:  ## remove everything that make made
+	rm -rf .venv build dist mutants .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

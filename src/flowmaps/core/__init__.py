@@ -1,0 +1,1 @@
+"""What a flow map is: paths, velocities, maps, solvers, derivatives and the worlds where all are exact."""

@@ -1,0 +1,188 @@
+r"""Directional derivatives of two-time maps: the only file that knows about `torch.func`.
+
+Two derivatives carry the whole field. Moving the **source** along the trajectory (tangent $(\dot x, 1, 0)$)
+gives the Eulerian derivative $\partial_s f + \nabla_x f\,\dot x$; moving the **target** (tangent $(0, 0, 1)$)
+gives the Lagrangian derivative $\partial_t f$.
+
+Three traps are handled here, and nowhere else:
+
+* torch's fused attention has no forward-mode AD: the math kernel is switched on for the call only;
+* the *gradient through* the JVP of `F.layer_norm` is silently wrong (pytorch issue 196700): such a network
+  is refused when that gradient is asked for;
+* tangents must have the dtype and memory of their primals: times are float32 or wider and own their memory.
+"""
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from ..errors import DerivativeError
+
+TwoTime = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A function of (x, s, t), such as `FlowMap.forward` or `FlowMap.mean_velocity`."""
+
+
+@final
+@dataclass(frozen=True)
+class Derivative:
+    """How a directional derivative is taken: `EXACT` (forward-mode AD) or a central finite difference.
+
+    Attributes:
+        method: "exact" needs forward-mode AD of every operation of the network; "finite" calls it twice.
+        step: Half-width h of the central difference, in units of time. Its error is O(h^2); float32 wants
+            about 5e-3, bfloat16 networks cannot be differenced below 5e-2.
+    """
+
+    method: Literal["exact", "finite"] = "exact"
+    step: float = 5e-3  # Wang et al. 2025 (TiM, arXiv:2509.04394) use 5e-3 in float32
+
+    def __call__(
+        self,
+        fn: TwoTime,
+        primals: tuple[Tensor, Tensor, Tensor],
+        tangents: tuple[Tensor, Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """`fn` at the primals and its derivative along the tangents."""
+        if self.method == "finite":
+            return fn(*primals), self._difference(fn, primals, tangents)
+        with forward_mode_attention():
+            value, slope = torch.func.jvp(fn, primals, tangents)[:2]
+        return value, slope
+
+    def _difference(
+        self, fn: TwoTime, primals: Iterable[Tensor], tangents: Iterable[Tensor]
+    ) -> Tensor:
+        pairs = list(zip(primals, tangents, strict=True))
+        ahead = fn(*(p + self.step * d for p, d in pairs))
+        behind = fn(*(p - self.step * d for p, d in pairs))
+        return (ahead - behind) / (2 * self.step)
+
+
+EXACT = Derivative()
+
+
+def along_source(
+    fn: TwoTime,
+    x: Tensor,
+    s: Tensor,
+    t: Tensor,
+    dx: Tensor,
+    *,
+    derivative: Derivative = EXACT,
+    through: bool = False,
+) -> tuple[Tensor, Tensor]:
+    r"""`fn` and its Eulerian derivative $\partial_s f + (\nabla_x f)\,\dot x$.
+
+    Args:
+        fn: Function of (x, s, t) with values (B, *D).
+        x: Point (B, *D).
+        s: Source times (B,) in [0, 1].
+        t: Target times (B,) in [0, 1].
+        dx: Velocity of the point (B, *D), data units per unit of time.
+        derivative: Exact or finite difference.
+        through: Whether a gradient will be taken through the derivative. If not, the derivative is computed
+            in a pass of its own without a graph: less memory, and fused attention in the pass that is trained.
+
+    Returns:
+        Value (B, *D), with gradient, and derivative (B, *D), with gradient only if `through`.
+
+    Raises:
+        DerivativeError: If `through` and the network calls `F.layer_norm`, or an operation lacks forward AD.
+    """
+    return _directional(
+        fn, (x, s, t), (dx, torch.ones_like(s), torch.zeros_like(t)), derivative, through
+    )
+
+
+def along_target(
+    fn: TwoTime,
+    x: Tensor,
+    s: Tensor,
+    t: Tensor,
+    *,
+    derivative: Derivative = EXACT,
+    through: bool = False,
+) -> tuple[Tensor, Tensor]:
+    r"""`fn` and its Lagrangian derivative $\partial_t f$. Arguments as `along_source`."""
+    tangents = (torch.zeros_like(x), torch.zeros_like(s), torch.ones_like(t))
+    return _directional(fn, (x, s, t), tangents, derivative, through)
+
+
+def _directional(
+    fn: TwoTime,
+    primals: tuple[Tensor, Tensor, Tensor],
+    tangents: tuple[Tensor, Tensor, Tensor],
+    derivative: Derivative,
+    through: bool,
+) -> tuple[Tensor, Tensor]:
+    owned = (primals[0].contiguous(), primals[1].contiguous(), primals[2].contiguous())
+    matched = tuple(d.to(p.dtype).contiguous() for p, d in zip(owned, tangents, strict=True))
+    tangents = (matched[0], matched[1], matched[2])
+    if through and derivative.method == "exact":
+        with refuse_layer_norm(), _explain():
+            return derivative(fn, owned, tangents)
+    if through:
+        return derivative(fn, owned, tangents)
+    with torch.no_grad(), _explain():
+        slope = derivative(fn, owned, tangents)[1]
+    return fn(*primals), slope
+
+
+@contextmanager
+def forward_mode_attention() -> Generator[None]:
+    """Within this block attention uses the math kernel, the only one with forward-mode AD; outside nothing changes."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@contextmanager
+def _explain() -> Generator[None]:
+    try:
+        yield
+    except (NotImplementedError, RuntimeError) as error:
+        if "forward AD" not in str(error) and "forward-mode" not in str(error):
+            raise
+        raise DerivativeError(
+            f"the network uses an operation without forward-mode AD ({str(error).splitlines()[0][:160]}); "
+            "write it from elementary operations, or pass derivative=Derivative('finite')"
+        ) from error
+
+
+@final
+class _LayerNormTrap(TorchFunctionMode):
+    """Sees every torch function that is called inside it and refuses `layer_norm`."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "") in ("layer_norm", "native_layer_norm"):
+            raise DerivativeError(
+                "the network calls F.layer_norm, whose gradient through a forward-mode derivative is silently wrong "
+                "in torch (pytorch issue 196700); use RMSNorm or a layer norm written with mean and rsqrt "
+                "(flowmaps.nets.embed.rms_norm), or choose a rule with through='target'"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def refuse_layer_norm() -> Generator[None]:
+    """Within this block a call of `F.layer_norm` (or `nn.LayerNorm`) raises `DerivativeError`.
+
+    A function mode costs some microseconds per operation and cannot be traced by `torch.compile`;
+    compiled losses are checked once, eagerly, before they are compiled (`flowmaps.learn.Objective`).
+    """
+    if torch.compiler.is_compiling():
+        yield
+        return
+    with _LayerNormTrap():
+        yield

@@ -1,0 +1,14 @@
+"""Images of the Hugging Face hub, or of a local folder that `datasets` can read: `hf:NAME`."""
+
+from __future__ import annotations
+
+from flowmaps.data.huggingface import HubData, hub_data
+from flowmaps.data.sets import Ask
+
+
+def huggingface(ask: Ask) -> HubData:
+    """The data set behind `hf:`, with its image and label column found by their types."""
+    return hub_data(ask.rest, split=ask.split, size=ask.size)
+
+
+LOADERS = {"hf:": huggingface}

@@ -1,0 +1,322 @@
+r"""A recipe is a sum of terms; an objective is a recipe bound to a student and its companions.
+
+Training has two halves, and they are kept apart. `Recipe.draw` is all the randomness: noise, times, dropped labels,
+guidance scales, for the whole (global) batch, on the CPU, from one generator. `Objective.forward` is all the computation:
+a pure function of what was drawn. So the same draw can be cut into shards for many processes, the computation can be
+compiled or wrapped by DDP as one module (forward-mode derivatives included), and a run resumes bit for bit.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ..core.flow_map import FlowMap
+from ..core.interpolant import Interpolant, linear
+from ..core.parametrization import Average, Parametrization
+from ..core.shape import like
+from ..errors import RecipeError
+from .guidance import Guidance
+from .rules import MapSource, Points, Rule, VelocitySource
+from .times import TimeLaw, Times
+from .weights import L2, LearnedLogVar, LogVar, Metric, TangentTransform, TimeWeight
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A rule on a law of times, measured.
+
+    Attributes:
+        rule: What must hold.
+        times: Where it must hold.
+        share: Fraction of the batch that is spent on the term, in (0, 1].
+        metric: Error (B, *D) to loss (B,).
+        weight: Weight of the times (B,), or a learned one.
+        tangent: Transform of prediction - target before the metric.
+        scale: Factor of the whole term, beside its share.
+        name: What logs call it; by default the rule's name.
+    """
+
+    rule: Rule
+    times: TimeLaw
+    share: float = 1.0
+    metric: Metric = L2()
+    weight: TimeWeight | LearnedLogVar | None = None
+    tangent: TangentTransform | None = None
+    scale: float = 1.0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise RecipeError(f"share is a fraction of the batch in (0, 1]; got {self.share}")
+        if self.tangent is not None and getattr(self.rule, "through", "target") != "target":
+            raise RecipeError(
+                "a tangent transform acts on a detached target: the rule must have through='target'"
+            )
+
+    @property
+    def label(self) -> str:
+        return self.name or type(self.rule).__name__.removesuffix("Rule").lower()
+
+    def per_row(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Loss per row (B,), before weights."""
+        error = prediction - target
+        if self.tangent is not None:
+            g = self.tangent(error.detach())
+            error = prediction - (prediction.detach() - g)
+        return self.metric(error)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A named method: where it comes from, and the terms that define it.
+
+    Attributes:
+        name: The name of its file in `flowmaps.recipes`.
+        cite: Keys of `references.bib`, the paper first.
+        terms: What is minimised. The loss is the sum over terms of share x scale x mean, so shares that add up to 1
+            make the mean over the batch.
+        interpolant: The path.
+        parametrization: How the network is read; "average", or a parametrization on the path.
+        guidance: Classifier-free guidance folded into the map, or None.
+        ema_target: Decay of the moving average that answers for the source "ema".
+        refresh: Shares of the run at which the teacher becomes a copy of the student (progressive distillation).
+        local: The network is read at t = s only: an ordinary diffusion model.
+        status: "exact" (golden against the authors' code), "faithful" (from the paper) or "sketch".
+    """
+
+    name: str
+    cite: tuple[str, ...]
+    terms: tuple[Term, ...]
+    interpolant: Interpolant = field(default_factory=linear)
+    parametrization: Parametrization = Average()
+    guidance: Guidance | None = None
+    ema_target: float | None = None
+    refresh: tuple[float, ...] = ()
+    local: bool = False
+    status: str = "faithful"
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise RecipeError(f"recipe {self.name!r} needs at least one term")
+        path = getattr(self.parametrization, "interpolant", self.interpolant)
+        if path != self.interpolant:
+            raise RecipeError(
+                f"recipe {self.name!r} lives on {self.interpolant} but its parametrization on {path}; give both one path"
+            )
+        if "ema" in self.sources and self.ema_target is None:
+            raise RecipeError(
+                f"recipe {self.name!r} uses the source 'ema': set ema_target, the decay of that average"
+            )
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """Every source of velocities and jumps that the terms name."""
+        names = ("velocity", "tangent", "jump")
+        found = {getattr(term.rule, name, None) for term in self.terms for name in names}
+        return frozenset(source for source in found if source is not None)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a frozen teacher must be given."""
+        return "teacher" in self.sources
+
+    @property
+    def needs_jvp(self) -> bool:
+        """Whether the network is differentiated in forward mode."""
+        return any(getattr(term.rule, "derivative", None) is not None for term in self.terms)
+
+    def draw(
+        self,
+        x_0: Tensor,
+        generator: Generator,
+        cond: Mapping[str, Tensor] | None = None,
+        progress: float = 0.0,
+    ) -> tuple[Points, ...]:
+        """All the randomness of one step: the points of every term, on the CPU.
+
+        Args:
+            x_0: Data (B, *D).
+            generator: CPU generator; it advances.
+            cond: Conditioning, tensors with a leading B; `label` is dropped and `scale` drawn if the recipe is guided.
+            progress: Share of the run that is done, in [0, 1].
+        """
+        drawn: list[Points] = []
+        offset = 0
+        for term in self.terms:
+            count = max(1, round(term.share * len(x_0)))
+            rows = torch.arange(offset, offset + count) % len(x_0)
+            offset += count
+            part = {key: value[rows] for key, value in (cond or {}).items()}
+            drawn.append(self._points(term, x_0[rows], part, generator, progress))
+        return tuple(drawn)
+
+    def _points(
+        self,
+        term: Term,
+        x_0: Tensor,
+        cond: dict[str, Tensor],
+        generator: Generator,
+        progress: float,
+    ) -> Points:
+        s, w, t = term.times(len(x_0), generator, progress)
+        floor = self.interpolant.t_min
+        if floor:
+            s, w, t = s.clamp(min=floor), w.clamp(min=floor), t.clamp(min=floor)
+        eps = torch.randn(x_0.shape, generator=generator)
+        x, v = self.interpolant.sample(x_0, eps, s)
+        scale: Tensor | None = None
+        if self.guidance is not None:
+            cond, scale = self.guidance.draw(cond, len(x_0), generator)
+        return Points(x, v, Times(s, w, t), cond, torch.tensor(progress), scale)
+
+
+def map_points(change: Callable[[Tensor], Tensor], points: Points) -> Points:
+    """The same change applied to every tensor that has a row per sample."""
+    return Points(
+        change(points.x),
+        change(points.v),
+        Times(*(change(time) for time in points.times)),
+        {key: change(value) for key, value in points.cond.items()},
+        points.progress,
+        None if points.scale is None else change(points.scale),
+    )
+
+
+def move(points: Points, device: torch.device | str) -> Points:
+    """The same points on a device."""
+    moved = map_points(lambda tensor: tensor.to(device), points)
+    return replace(moved, progress=points.progress.to(device))
+
+
+def shard(points: Points, rank: int, world: int) -> Points:
+    """The rows of one process: every `world`-th row from `rank`.
+
+    Raises:
+        RecipeError: If the rows do not divide evenly, which would weight them unequally.
+    """
+    if len(points.x) % world:
+        raise RecipeError(
+            f"a term has {len(points.x)} rows, which {world} processes cannot share evenly; "
+            "choose a batch for which share x batch is a multiple of the number of processes"
+        )
+    return map_points(lambda tensor: tensor[rank::world], points)
+
+
+class Loss(NamedTuple):
+    """The scalar that is minimised, and the mean loss of every term, detached, by name."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+@final
+class Objective(nn.Module):
+    """A recipe bound to a student, and to the teacher and average that it needs.
+
+    Its `forward` is the module that trainers compile and wrap in DDP: the JVPs happen inside it.
+
+    Args:
+        recipe: The method.
+        student: The flow map that learns.
+        teacher: Frozen flow map, or None if the recipe needs none.
+        ema: Moving average of the student that answers for the source "ema".
+
+    Raises:
+        RecipeError: If a needed companion is missing or the paths differ.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        student: FlowMap,
+        teacher: FlowMap | None = None,
+        ema: FlowMap | None = None,
+    ) -> None:
+        super().__init__()
+        if recipe.needs_teacher and teacher is None:
+            raise RecipeError(f"recipe {recipe.name!r} learns from a teacher: give one")
+        if "ema" in recipe.sources and ema is None:
+            raise RecipeError(
+                f"recipe {recipe.name!r} needs a moving average of the student: give ema="
+            )
+        for role, model in (("student", student), ("teacher", teacher)):
+            if model is not None and model.interpolant != recipe.interpolant:
+                raise RecipeError(
+                    f"recipe {recipe.name!r} lives on {recipe.interpolant}, its {role} on {model.interpolant}; "
+                    "bring it there with flowmaps.rematch"
+                )
+        self.recipe = recipe
+        self.student = student
+        self.teacher = teacher.requires_grad_(False).eval() if teacher is not None else None
+        self.ema = ema.requires_grad_(False).eval() if ema is not None else None
+        learned = [term.weight for term in recipe.terms if isinstance(term.weight, LearnedLogVar)]
+        self.logvar = LogVar(learned[0].channels) if learned else None
+
+    def forward(self, drawn: tuple[Points, ...]) -> Loss:
+        """The loss on drawn points."""
+        parts: dict[str, Tensor] = {}
+        losses: list[Tensor] = []
+        for term, points in zip(self.recipe.terms, drawn, strict=True):
+            loss, raw = self._term(term, points)
+            losses.append(term.share * term.scale * loss)
+            parts[term.label] = raw
+        return Loss(torch.stack(losses).sum(), parts)
+
+    def _term(self, term: Term, b: Points) -> tuple[Tensor, Tensor]:
+        b = self._guided(term.rule, b)
+        prediction, target = term.rule(self.student, b, self)
+        row = term.per_row(prediction, target)
+        raw = row.detach().mean()
+        if isinstance(term.weight, LearnedLogVar):
+            assert self.logvar is not None  # noqa: S101  # built in __init__ from the same terms
+            omega = self.logvar(b.times.s, b.times.t)
+            return (torch.exp(-omega) * row + omega).mean(), raw
+        if term.weight is not None:
+            row = row * term.weight(self.recipe.interpolant, b.times.s, b.times.t)
+        return row.mean(), raw
+
+    def _guided(self, rule: Rule, b: Points) -> Points:
+        guidance = self.recipe.guidance
+        uses_data = "conditional" in (
+            getattr(rule, "velocity", None),
+            getattr(rule, "tangent", None),
+        )
+        if guidance is None or guidance.off or b.scale is None or not uses_data:
+            return b
+        with torch.no_grad():
+            return replace(
+                b, v=guidance.conditional(self.student, b.v, b.x, b.times.s, b.cond, b.scale)
+            )
+
+    def velocity(self, source: VelocitySource, x: Tensor, t: Tensor, b: Points) -> Tensor:
+        """`Models.velocity`: the answer of the student's companions; gradients flow to `x` only from a teacher."""
+        if source == "conditional":
+            return b.v
+        if source == "teacher":
+            teacher = _present(self.teacher)
+            if self.recipe.guidance is not None and b.scale is not None:
+                return self.recipe.guidance.teacher(teacher, x, t, b.cond, b.scale)
+            return teacher.velocity(x, t, **b.cond)
+        model = self.student if source == "self" else _present(self.ema)
+        with torch.no_grad():
+            return model.velocity(x, t, **b.cond)
+
+    def jump(self, source: MapSource, x: Tensor, s: Tensor, t: Tensor, b: Points) -> Tensor:
+        """`Models.jump`: the mean velocity of a jump by the student, its average or the teacher, detached."""
+        model = (
+            self.student
+            if source == "self"
+            else _present(self.ema if source == "ema" else self.teacher)
+        )
+        with torch.no_grad():
+            return model.mean_velocity(x, s, t, **b.cond)
+
+
+def _present(model: FlowMap | None) -> FlowMap:
+    assert model is not None  # noqa: S101  # Objective.__init__ refuses a recipe whose companions are missing
+    return model

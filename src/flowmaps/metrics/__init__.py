@@ -1,0 +1,37 @@
+"""Metrics: how near samples are to data.
+
+*Frechet* and *kernel* distance compare two sets by moments, *Wasserstein* by matching,
+*precision and recall* by supports, *agreement* by classes. All take tensors of samples; those that
+have an argument `features` look at pixels by default, or through `Classifier.features`.
+"""
+
+from flowmaps.metrics.agreement import Agreement, fit_agreement
+from flowmaps.metrics.classifier import (
+    Classifier,
+    accuracy,
+    fit_classifier,
+    load_classifier,
+    save_classifier,
+)
+from flowmaps.metrics.frechet import Moments, frechet, frechet_distance, moments
+from flowmaps.metrics.precision import PrecisionRecall, kernel_distance, precision_recall
+from flowmaps.metrics.wasserstein import sliced_wasserstein, wasserstein
+
+__all__ = [
+    "Agreement",
+    "Classifier",
+    "Moments",
+    "PrecisionRecall",
+    "accuracy",
+    "fit_agreement",
+    "fit_classifier",
+    "frechet",
+    "frechet_distance",
+    "kernel_distance",
+    "load_classifier",
+    "moments",
+    "precision_recall",
+    "save_classifier",
+    "sliced_wasserstein",
+    "wasserstein",
+]

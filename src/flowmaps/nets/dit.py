@@ -1,0 +1,115 @@
+"""A diffusion transformer (Peebles & Xie 2023, arXiv:2212.09748) with two times and nothing that breaks under a JVP."""
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from .embed import Conditioning, rms_norm
+
+
+@final
+class DiT(nn.Module):
+    """Patches to tokens, transformer blocks modulated by (s, s - t, class, scale), tokens to patches.
+
+    RMSNorm without parameters everywhere (also on queries and keys), adaLN-zero modulation, learned positions.
+
+    Args:
+        shape: Shape of one sample (C, H, W).
+        patch: Side of a patch; must divide H and W.
+        width: Token size.
+        depth: Transformer blocks.
+        heads: Attention heads; must divide `width`.
+        classes: Number of classes, 0 for none.
+        guided: Whether the guidance scale is an input.
+
+    Raises:
+        ValueError: If the patch does not divide the image or the heads do not divide the width.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        patch: int = 4,
+        width: int = 192,
+        depth: int = 6,
+        heads: int = 3,
+        *,
+        classes: int = 0,
+        guided: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(shape) != 3 or shape[1] % patch or shape[2] % patch:
+            raise ValueError(
+                f"dit needs images (C, H, W) whose sides are multiples of patch={patch}; got {tuple(shape)}: "
+                "choose another patch or resize the data"
+            )
+        if width % heads:
+            raise ValueError(
+                f"dit needs heads that divide the width; got width={width}, heads={heads}"
+            )
+        self.shape, self.patch = tuple(shape), patch
+        channels, height, breadth = self.shape
+        tokens, size = (height // patch) * (breadth // patch), channels * patch * patch
+        self.condition = Conditioning(width, classes, guided=guided)
+        self.first = nn.Linear(size, width)
+        self.position = nn.Parameter(torch.randn(tokens, width) / math.sqrt(width))
+        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
+        self.modulate = nn.Linear(width, 2 * width)
+        self.last = nn.Linear(width, size)
+        for layer in (self.modulate, self.last):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        s: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        scale: Tensor | None = None,
+    ) -> Tensor:
+        """Output (B, C, H, W) at points (B, C, H, W) and times (B,)."""
+        c = nn.functional.silu(self.condition(s, t, label, scale))
+        h = self.first(self._patches(x)) + self.position
+        for block in self.blocks:
+            h = block(h, c)
+        shift, gain = self.modulate(c)[:, None].chunk(2, -1)
+        return self._image(self.last(rms_norm(h) * (1 + gain) + shift))
+
+    def _patches(self, x: Tensor) -> Tensor:
+        channels, height, width = self.shape
+        p = self.patch
+        x = x.reshape(-1, channels, height // p, p, width // p, p)
+        return x.permute(0, 2, 4, 1, 3, 5).reshape(len(x), -1, channels * p * p)
+
+    def _image(self, tokens: Tensor) -> Tensor:
+        channels, height, width = self.shape
+        p = self.patch
+        x = tokens.reshape(-1, height // p, width // p, channels, p, p)
+        return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.modulate = nn.Linear(width, 6 * width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        nn.init.zeros_(self.modulate.weight)  # adaLN-zero: every block starts as the identity
+        nn.init.zeros_(self.modulate.bias)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        shift_a, gain_a, gate_a, shift_m, gain_m, gate_m = self.modulate(c)[:, None].chunk(6, -1)
+        h = h + gate_a * self._attend(rms_norm(h) * (1 + gain_a) + shift_a)
+        inner = rms_norm(h) * (1 + gain_m) + shift_m
+        return h + gate_m * self.down(nn.functional.gelu(self.up(inner), approximate="tanh"))
+
+    def _attend(self, h: Tensor) -> Tensor:
+        batch, tokens, width = h.shape
+        q, k, v = self.qkv(h).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(rms_norm(q), rms_norm(k), v)
+        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))

@@ -1,0 +1,27 @@
+"""Eulerian self-distillation (Boffi et al. 2025, arXiv:2505.18825), sec. 4 and appendix: the advection is detached.
+
+Fine in low dimension; the authors found it unstable on images, where `mean_flow` is the Eulerian method to take.
+"""
+
+from ..learn.objective import Recipe, Term
+from ..learn.rules import DiagonalRule, Eulerian
+from ..learn.times import Diagonal, SortedPair, Uniform
+from ..learn.weights import LearnedLogVar
+
+
+def esd(diagonal: float = 0.75, channels: int = 128) -> Recipe:
+    """Flow matching on a share `diagonal`, $\\partial_s X + \\mathrm{sg}[\\nabla X\\,v] = 0$ on the rest."""
+    weight = LearnedLogVar(channels)
+    return Recipe(
+        name="esd",
+        cite=("boffi2025lsd",),
+        terms=(
+            Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=diagonal, weight=weight),
+            Term(
+                rule=Eulerian("self", through="partial"),
+                times=SortedPair(Uniform()),
+                share=1 - diagonal,
+                weight=weight,
+            ),
+        ),
+    )

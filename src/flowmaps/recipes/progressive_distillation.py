@@ -1,0 +1,21 @@
+"""Progressive distillation (Salimans & Ho 2022, arXiv:2202.00512), Algorithm 2: one step of the student is two of the teacher.
+
+The grid halves `stages - 1` times down to one step; after every stage the student becomes the teacher. Loss: truncated SNR.
+Deviations: the student is a two-time network (it keeps the longer grids), on the linear path, read as a mean velocity.
+"""
+
+from ..learn.objective import Recipe, Term
+from ..learn.rules import Compositional
+from ..learn.times import HalvingGrid
+from ..learn.weights import MaxSNR
+
+
+def progressive_distillation(stages: int = 6) -> Recipe:
+    """Stage i has $2^{stages-1-i}$ steps; the first teacher is the given one."""
+    term = Term(rule=Compositional("teacher"), times=HalvingGrid(stages), weight=MaxSNR())
+    return Recipe(
+        name="progressive_distillation",
+        cite=("salimans2022progressive",),
+        terms=(term,),
+        refresh=tuple(i / stages for i in range(1, stages)),
+    )
