@@ -154,9 +154,18 @@ def _explain() -> Generator[None]:
         ) from error
 
 
+# batch and instance norm share layer norm's backward formula and its fault; group norm and rms norm are right
+_TRAPS = ("layer_norm", "native_layer_norm", "batch_norm", "instance_norm")
+
+
+def _frozen(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a batch norm uses its running statistics: an affine map, which is safe."""
+    return name == "batch_norm" and not kwargs.get("training", args[5] if len(args) > 5 else False)
+
+
 @final
 class _LayerNormTrap(TorchFunctionMode):
-    """Sees every torch function that is called inside it and refuses `layer_norm`."""
+    """Sees every torch function that is called inside it and refuses `layer_norm` and its relatives."""
 
     def __torch_function__(
         self,
@@ -165,9 +174,10 @@ class _LayerNormTrap(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if getattr(func, "__name__", "") in ("layer_norm", "native_layer_norm"):
+        name = getattr(func, "__name__", "")
+        if name in _TRAPS and not _frozen(name, args, kwargs or {}):
             raise DerivativeError(
-                "the network calls F.layer_norm, whose gradient through a forward-mode derivative is silently wrong "
+                f"the network calls F.{name}, whose gradient through a forward-mode derivative is silently wrong "
                 "in torch (pytorch issue 196700); use RMSNorm or a layer norm written with mean and rsqrt "
                 "(flowmaps.nets.embed.rms_norm), or choose a rule with through='target'"
             )

@@ -130,7 +130,8 @@ class SolvedFlowMap(FlowMap):
         end = x
         for end in self.solver.integrate(self.field, x, times, self.interpolant, **cond):
             pass
-        return secant(end, x, s, t, lambda: self.field(x, s, **cond))
+        bounded = s.clamp(min=self.interpolant.t_min)
+        return secant(end, x, s, t, lambda: self.field(x, bounded, **cond))
 
 
 @final

@@ -175,10 +175,11 @@ def trig() -> Interpolant:
 
     return Interpolant(
         name="trig",
-        alpha=lambda t: torch.cos(w * t),
+        # sin(w(1-t)), not cos(wt): in float32 cos(pi/2) is -4e-8, whose logarithm is NaN
+        alpha=lambda t: torch.sin(w * (1 - t)),
         sigma=lambda t: torch.sin(w * t),
         dalpha=lambda t: -w * torch.sin(w * t),
-        dsigma=lambda t: w * torch.cos(w * t),
+        dsigma=lambda t: w * torch.sin(w * (1 - t)),
         secant=secant,
         time_at=lambda lam: torch.atan(torch.exp(-lam)) / w,
     )
@@ -214,7 +215,8 @@ def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Interpolant:
 
     def time_at(lam: Tensor) -> Tensor:
         b = torch.nn.functional.softplus(-2 * lam)  # B = -log alpha^2 = log(1 + e^{-2 lambda})
-        return 2 * b / (beta_min + torch.sqrt(beta_min**2 + 2 * slope * b))
+        # 2b / (beta_min + sqrt(beta_min^2 + 2 slope b)), divided by b: inf, not NaN, where the SNR is 0
+        return 2 / (beta_min / b + torch.sqrt((beta_min / b).square() + 2 * slope / b))
 
     return Interpolant(
         name="vp",

@@ -139,11 +139,11 @@ class Boundary:
 
     def _pair(self, out: Tensor, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         c = self.interpolant.at(s, x)
-        ratio, d2 = c.sigma / c.alpha, self.sigma_data**2
-        shifted = ratio - self.sigma_min
-        skip = d2 / (shifted.square() + d2)
-        push = shifted * self.sigma_data / torch.sqrt(ratio.square() + d2)
-        x_0 = skip * x / c.alpha + push * out
+        # numerators and denominators times alpha: finite in pure noise, where sigma / alpha is not
+        shifted, data = c.sigma - self.sigma_min * c.alpha, self.sigma_data * c.alpha
+        skip = c.alpha * self.sigma_data**2 / (shifted.square() + data.square())
+        push = shifted * self.sigma_data / torch.hypot(c.sigma, data)
+        x_0 = skip * x + push * out
         return x_0, (x - c.alpha * x_0) / c.sigma
 
 

@@ -44,6 +44,8 @@ class Guidance:
     def __post_init__(self) -> None:
         if self.classes < 1:
             raise RecipeError(f"guidance needs labelled data, classes >= 1; got {self.classes}")
+        if isinstance(self.scale, Fixed) and self.scale.value <= 0:
+            raise RecipeError(f"a guidance scale is positive, 1 is off; got {self.scale.value}")
         if not 0 <= self.dropout < 1:
             raise RecipeError(f"dropout is a share in [0, 1); got {self.dropout}")
 

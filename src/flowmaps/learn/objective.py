@@ -103,6 +103,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.terms:
             raise RecipeError(f"recipe {self.name!r} needs at least one term")
+        labels = [term.label for term in self.terms]
+        if len(set(labels)) < len(labels):
+            raise RecipeError(
+                f"the terms of recipe {self.name!r} are called {labels}: give each a name of its own"
+            )
         path = getattr(self.parametrization, "interpolant", self.interpolant)
         if path != self.interpolant:
             raise RecipeError(

@@ -181,7 +181,8 @@ class HalvingGrid:
 
     def stage(self, progress: float) -> int:
         """The stage, 0-based, at a share of the run."""
-        return min(int(progress * self.stages), self.stages - 1)
+        # i / n * n may fall short of i by rounding
+        return min(int(progress * self.stages + 1e-9), self.stages - 1)
 
     def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
         count = 2.0 ** (self.stages - 1 - self.stage(progress))

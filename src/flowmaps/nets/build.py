@@ -38,10 +38,15 @@ def build(settings: dict[str, Any]) -> nn.Module:
 
 
 def describe_net(
-    name: str, shape: tuple[int, ...], *, classes: int = 0, guided: bool = False
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    classes: int = 0,
+    guided: bool = False,
+    patch: int | None = None,
 ) -> dict[str, Any]:
-    """Complete settings of a named network for data of a given shape."""
+    """Complete settings of a named network for data of a given shape; `patch` is for a dit."""
     settings = named_net(name) | {"shape": list(shape), "classes": classes, "guided": guided}
     if settings["family"] == "DiT":
-        settings["patch"] = 2 if min(shape[1:]) < 16 else 4
+        settings["patch"] = patch or (2 if min(shape[1:], default=0) < 16 else 4)
     return settings

@@ -65,10 +65,11 @@ class Conditioning(nn.Module):
     ) -> Tensor:
         # s - t is formed here, inside the differentiated function, so that the chain rule is automatic
         with torch.autocast(s.device.type, enabled=False):  # bfloat16 cannot tell close times apart
-            out = self.source(s.float()) + self.jump((s - t).float())
+            s, t = _wide(s), _wide(t)
+            out = self.source(s) + self.jump(s - t)
             if self.scale is not None:
                 value = torch.ones_like(s) if scale is None else scale
-                out = out + self.scale(value.float().log())
+                out = out + self.scale(_wide(value).log())
             if self.label is not None:
                 out = out + self.label(self._labels(label, s))
         return out
@@ -77,6 +78,11 @@ class Conditioning(nn.Module):
         if label is None:
             return torch.full(s.shape, self.classes, dtype=torch.long, device=s.device)
         return label
+
+
+def _wide(value: Tensor) -> Tensor:
+    """Float32 at least, for differences of close times."""
+    return value if value.dtype == torch.float64 else value.float()
 
 
 class _TimeMLP(nn.Module):

@@ -16,7 +16,7 @@ def ddpm(times: Law = Uniform(), beta_min: float = 0.1, beta_max: float = 20.0) 
     path = vp(beta_min, beta_max)
     return Recipe(
         name="ddpm",
-        cite=("ho2020ddpm", "song2021score"),
+        cite=("ho2020ddpm", "song2020score"),
         terms=(Term(rule=DiagonalRule(), times=Diagonal(times), weight=InSpace("eps")),),
         interpolant=path,
         parametrization=Denoised(path, "eps"),

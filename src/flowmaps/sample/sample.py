@@ -103,7 +103,9 @@ def sample_gamma(
     for s, t in zip(times[:-1].to(x), times[1:].to(x), strict=True):
         ratio = (1 - gamma**2) ** 0.5 * path.sigma(t) / path.alpha(t)
         w = path.time_at(-torch.log(ratio)).clamp(0, 1)
-        x = renoise(path, flow_map(x, s, w, **cond), w, t, generator)
+        z = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        # `renoise` from w to t, whose spread is gamma sigma_t: exactly none at gamma = 0
+        x = path.alpha(t) / path.alpha(w) * flow_map(x, s, w, **cond) + gamma * path.sigma(t) * z
     return x
 
 
@@ -139,7 +141,8 @@ def renoise(
 ) -> Tensor:
     r"""From $x_w$ up to $x_t$, $t \geq w$: $x_t = (\alpha_t/\alpha_w)x_w + \sqrt{\sigma_t^2-(\alpha_t/\alpha_w)^2\sigma_w^2}\,z$."""
     a, b = path.at(w, x), path.at(t, x)
-    ratio = b.alpha / a.alpha
+    # pure noise (alpha_w = 0, so t = w = 1) stays as it is
+    ratio = torch.where(a.alpha == 0, 1.0, b.alpha / a.alpha)
     spread = (b.sigma.square() - (ratio * a.sigma).square()).clamp(min=0).sqrt()
     z = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
     return ratio * x + noise * spread * z

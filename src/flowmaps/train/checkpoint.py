@@ -1,0 +1,289 @@
+"""Checkpoints: a folder of one safetensors file and one json, complete or absent, never half-written.
+
+    RUN/config.json                 the resolved configuration
+    RUN/metrics.jsonl               losses over time
+    RUN/checkpoints/step-00001000/  state.safetensors + about.json
+    RUN/previews/                   images
+
+A checkpoint is written into a hidden folder beside its place, flushed to disk and renamed: a crash, a full disk or a kill at
+any moment leaves the earlier checkpoints as they were.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .. import __version__
+from ..core.flow_map import FlowMap, NetFlowMap
+from ..core.interpolant import INTERPOLANTS, Interpolant
+from ..core.parametrization import describe, restore
+from ..errors import CheckpointError
+from ..nets import build
+from .state import State, under as _under
+
+FORMAT = 1
+"""Version of the folder's layout; a reader refuses a newer one."""
+
+Json = dict[str, Any]
+
+
+def save(run_folder: Path, state: State, *, keep: int = 2) -> Path:
+    """Write the state as `checkpoints/step-N`, then remove all but the newest `keep`.
+
+    Raises:
+        CheckpointError: If it cannot be written, such as on a full disk; earlier checkpoints are untouched.
+    """
+    folder = run_folder / "checkpoints"
+    final_place = folder / f"step-{state.step:08d}"
+    draft = folder / f".{final_place.name}.{os.getpid()}"
+    try:
+        draft.mkdir(parents=True, exist_ok=True)
+        _write(draft, state)
+        if final_place.exists():
+            shutil.rmtree(final_place)
+        draft.rename(final_place)
+        _flush(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint of step {state.step} could not be written to {folder} ({error}); "
+            f"{_survivors(folder)}; free some space and resume"
+        ) from error
+    for old in complete(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final_place
+
+
+def _write(draft: Path, state: State) -> None:
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.tensors().items()}
+    # shared storages would be refused by safetensors: averages and copies are clones by construction
+    save_file(tensors, draft / "state.safetensors")
+    about = {
+        "format": FORMAT,
+        "flowmaps": __version__,
+        "torch": torch.__version__,
+        "step": state.step,
+        "seconds": state.seconds,
+        "bytes": (draft / "state.safetensors").stat().st_size,
+        **state.about,
+    }
+    (draft / "about.json").write_text(json.dumps(about, indent=1))
+    for file in ("state.safetensors", "about.json"):
+        _flush(draft / file)
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write json atomically."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(value, indent=1))
+    draft.rename(path)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def complete(folder: Path) -> list[Path]:
+    """The complete checkpoints of a folder, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "about.json").exists())
+
+
+def _survivors(folder: Path) -> str:
+    kept = complete(folder) if folder.exists() else []
+    return f"the last complete one is {kept[-1]}" if kept else "there is no earlier one"
+
+
+def locate(path: str | Path) -> Path:
+    """The checkpoint meant by a path: a checkpoint folder itself, or the newest one of a run.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    place = Path(path)
+    if (place / "about.json").exists():
+        return place
+    for folder in (place / "checkpoints", place):
+        found = complete(folder) if folder.is_dir() else []
+        if found:
+            return found[-1]
+    reason = "it does not exist" if not place.exists() else "it holds no complete checkpoint"
+    raise CheckpointError(
+        f"no flowmaps checkpoint at {place}: {reason}; give the folder that `flowmaps train --out` wrote"
+    )
+
+
+def read(path: str | Path) -> tuple[Json, dict[str, torch.Tensor]]:
+    """Manifest and tensors of a checkpoint.
+
+    Raises:
+        CheckpointError: If it is missing, truncated, foreign or written by a newer version.
+    """
+    place = locate(path)
+    about = _manifest(place)
+    weights = place / "state.safetensors"
+    size = weights.stat().st_size if weights.exists() else 0
+    if size != about["bytes"]:
+        raise CheckpointError(
+            f"{weights} is truncated or altered: it has {size} bytes and should have {about['bytes']}; "
+            "use an earlier checkpoint of the run"
+        )
+    try:
+        return about, load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{weights} cannot be read ({error}); use an earlier checkpoint"
+        ) from error
+
+
+def _manifest(place: Path) -> Json:
+    try:
+        about = json.loads((place / "about.json").read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{place / 'about.json'} is not readable json ({error})") from error
+    if not isinstance(about, dict) or "format" not in about or "flow_map" not in about:
+        raise CheckpointError(
+            f"{place} was not written by flowmaps: its about.json has no 'format' and 'flow_map'; "
+            "models of other libraries come in through flowmaps.NetVelocity"
+        )
+    if about["format"] > FORMAT:
+        raise CheckpointError(
+            f"{place} has checkpoint format {about['format']} (flowmaps {about.get('flowmaps')}), this is flowmaps "
+            f"{__version__} with format {FORMAT}: upgrade flowmaps to read it"
+        )
+    return about
+
+
+def describe_map(flow_map: NetFlowMap, net: Json | None) -> Json:
+    """A network flow map as json: how `build_map` rebuilds it. `net` is None for a network of the user's own."""
+    path = flow_map.interpolant
+    return {
+        "net": net,
+        "interpolant": {"name": path.name, **path.settings},
+        "parametrization": describe(flow_map.parametrization),
+        "local": flow_map.local,
+    }
+
+
+def build_map(about: Json, net: nn.Module | None = None) -> NetFlowMap:
+    """An untrained flow map from its description; `net` where the description names none.
+
+    Raises:
+        CheckpointError: If the network is the user's own and none is given.
+    """
+    if net is None and about["net"] is None:
+        raise CheckpointError(
+            "this checkpoint holds a network of your own: pass one of the same shape as net="
+        )
+    settings = dict(about["interpolant"])
+    path: Interpolant = INTERPOLANTS[settings.pop("name")](**settings)
+    parametrization = restore(about["parametrization"], path)
+    return NetFlowMap(net or build(about["net"]), path, parametrization, local=about["local"])
+
+
+@final
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained flow map and what it was trained on.
+
+    Attributes:
+        flow_map: The map, in evaluation mode, without gradients.
+        about: Recipe, data, classes, step, seconds, versions.
+        path: The folder that it came from.
+    """
+
+    flow_map: FlowMap
+    about: Json
+    path: Path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.about["data"]["shape"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that the map is conditioned on; empty if it is not."""
+        return tuple(self.about["data"]["classes"])
+
+
+def load(
+    path: str | Path, *, ema: int | None = 0, device: str = "cpu", net: nn.Module | None = None
+) -> Checkpoint:
+    """The flow map of a run or of one of its checkpoints.
+
+    Args:
+        path: Folder of a run (its newest checkpoint) or of a checkpoint.
+        ema: Which moving average (0 is the first half-life of the run), or None for the raw weights.
+        device: Where to put it.
+        net: The network, if it is one of your own and not one of `flowmaps.nets`.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, truncated, foreign, newer, or has no such average.
+    """
+    about, tensors = read(path)
+    weights = _under(tensors, "student")
+    if ema is not None:
+        averaged = _under(tensors, f"ema.{ema}")
+        if not averaged:
+            raise CheckpointError(
+                f"{path} has no moving average number {ema}; it has {about['averages']}"
+            )
+        weights |= averaged  # buffers are not averaged
+    flow_map = build_map(about["flow_map"], net)
+    try:
+        flow_map.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights of {path} do not fit its own description ({error})"
+        ) from error
+    return Checkpoint(flow_map.to(device).eval().requires_grad_(False), about, locate(path))
+
+
+def resume(path: str | Path, state: State) -> None:
+    """Put a checkpoint into a state that was built from the same configuration.
+
+    Raises:
+        CheckpointError: As `read`, or if it belongs to another configuration.
+    """
+    about, tensors = read(path)
+    for key in ("recipe", "flow_map", "data"):
+        if about[key] != json.loads(json.dumps(state.about[key])):
+            raise CheckpointError(
+                f"{path} was made with another {key}: {about[key]}, this run has {state.about[key]}; "
+                "resume with the configuration of the run (its config.json)"
+            )
+    state.step, state.seconds = about["step"], about["seconds"]
+    state.load_tensors(tensors, refreshed=about.get("refreshed", False))
+    state.about["refreshed"] = about.get("refreshed", False)
+
+
+def claim(folder: Path, *, resuming: bool) -> None:
+    """Make sure that a run may write to a folder: an empty one, or its own when it resumes.
+
+    Raises:
+        CheckpointError: If the folder holds another run, or there is nothing to resume.
+    """
+    found = complete(folder / "checkpoints") if folder.exists() else []
+    if resuming and not found:
+        raise CheckpointError(f"nothing to resume in {folder}: it holds no complete checkpoint")
+    if not resuming and (found or (folder / "config.json").exists()):
+        raise CheckpointError(
+            f"{folder} already holds a run; resume it with --resume, or choose another --out (nothing was overwritten)"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for draft in (folder / "checkpoints").glob(".step-*"):  # left by a killed process
+        with contextlib.suppress(OSError):
+            shutil.rmtree(draft)

@@ -1,0 +1,313 @@
+"""The training loop. There is one in the package, and it is `fit`."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor, nn
+
+from ..core.flow_map import FlowMap, NetFlowMap
+from ..errors import TrainingError
+from ..learn.objective import Loss, Objective, Points, Recipe, move, shard
+from . import checkpoint
+from .distributed import Group, join
+from .hooks import Event, Hook, Metrics, Progress, trim_metrics
+from .machine import Choice, choose
+from .run import Run
+from .state import State, new_state
+
+
+class Data(Protocol):
+    """What is learned from: rows by index (`flowmaps.data` has readers)."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Samples (B, *D) float32 and labels (B,) int64 or None."""
+        ...
+
+
+@final
+@dataclass
+class _Stop:
+    """Set by Ctrl-C or SIGTERM; the loop ends after the step that it is in."""
+
+    signal: int = 0
+    previous: dict[int, Any] = field(default_factory=dict[int, Any])
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            raise KeyboardInterrupt  # the second Ctrl-C does not wait
+        self.signal = number
+
+
+@contextmanager
+def _interruptible():  # noqa: ANN202  # Generator[_Stop], inferred
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def fit(
+    recipe: Recipe,
+    flow_map: FlowMap,
+    data: Data,
+    run: Run,
+    *,
+    teacher: FlowMap | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    hooks: Sequence[Hook] = (),
+    about: dict[str, Any] | None = None,
+    order: Callable[[int], Tensor] | None = None,
+) -> State:
+    """Train a flow map by a recipe, in place.
+
+    Args:
+        recipe: The method.
+        flow_map: The student.
+        data: What it learns from.
+        run: How long and how.
+        teacher: Frozen flow map, for recipes that need one.
+        out: Folder of checkpoints, metrics and previews; without it nothing is written.
+        resume: Continue the newest checkpoint of `out`, bit for bit on the same machine.
+        hooks: Functions of an `Event`, called after every step on the first process.
+        about: What to write beside the weights; `flowmaps.train.prepare` fills it.
+        order: Rows of step k (batch,); by default an epoch shuffle that depends on `run.seed` and k only.
+
+    Returns:
+        The state at the end, or at the step where Ctrl-C or SIGTERM stopped it (then `state.step < run.steps`).
+
+    Raises:
+        TrainingError: If a loss is not finite; it names the step, the term and the times.
+        CheckpointError: If `out` holds another run, or a checkpoint cannot be read or written.
+    """
+    choice = choose(run)
+    group = join(choice.device)
+    state = new_state(
+        recipe,
+        flow_map.to(choice.device).train(),
+        run,
+        _to(teacher, choice),
+        _about(recipe, flow_map, run, about),
+    )
+    state.objective.to(choice.device)
+    folder = Path(out) if out is not None else None
+    if folder is not None:
+        _open(folder, state, group, resume)
+    loop = _Loop(state, recipe, data, run, choice, group, order or _shuffle(len(data), run))
+    watchers = [*hooks, Metrics(folder)] if folder is not None and group.first else list(hooks)
+    with _interruptible() as stop:
+        loop.run_to_end(stop, folder, watchers if group.first else [])
+    flow_map.eval()
+    return state
+
+
+def _open(folder: Path, state: State, group: Group, resume: bool) -> None:
+    """Claim the folder of a run; load the newest checkpoint or write the configuration."""
+    if group.first:
+        checkpoint.claim(folder, resuming=resume)
+        if not resume:
+            config = state.about.get("config", {"run": state.about["run"]})
+            checkpoint.write_json(folder / "config.json", config)
+    group.barrier()
+    if resume:
+        checkpoint.resume(folder, state)
+        if group.first:
+            trim_metrics(folder, state.step)
+
+
+def _to(teacher: FlowMap | None, choice: Choice) -> FlowMap | None:
+    return None if teacher is None else teacher.to(choice.device)
+
+
+def _about(
+    recipe: Recipe, flow_map: FlowMap, run: Run, about: dict[str, Any] | None
+) -> dict[str, Any]:
+    described = {
+        "flow_map": checkpoint.describe_map(flow_map, None)
+        if isinstance(flow_map, NetFlowMap)
+        else None,
+        "recipe": {"name": recipe.name, "value": repr(recipe)},
+        "data": {"name": "", "shape": [], "classes": []},
+    }
+    return described | (about or {}) | {"run": run.model_dump(), "averages": list(run.ema)}
+
+
+def _shuffle(n: int, run: Run) -> Callable[[int], Tensor]:
+    from ..data.batches import Sampler
+
+    return Sampler(n, run.batch, run.seed).at
+
+
+@final
+class _Loop:
+    def __init__(
+        self,
+        state: State,
+        recipe: Recipe,
+        data: Data,
+        run: Run,
+        choice: Choice,
+        group: Group,
+        order: Callable[[int], Tensor],
+    ) -> None:
+        self.state, self.recipe, self.data, self.run = state, recipe, data, run
+        self.choice, self.group, self.order = choice, group, order
+        self.loss = self._executable()
+        self.began = time.perf_counter() - state.seconds
+        self.lately: list[tuple[int, float]] = []
+
+    def _executable(self) -> nn.Module:
+        """The objective as it is run: compiled if that was chosen, wrapped by DDP if there are several processes."""
+        loss: nn.Module = self.state.objective
+        if self.choice.compiled:
+            loss = torch.compile(loss, dynamic=False)  # pyright: ignore[reportAssignmentType]
+        return self.group.wrap(loss)
+
+    def run_to_end(self, stop: _Stop, folder: Path | None, hooks: Sequence[Hook]) -> None:
+        """Steps until the run is done or stopped, with hooks and checkpoints."""
+        state, run = self.state, self.run
+        while state.progress(run) < 1:
+            event = self.step(stop)
+            for hook in hooks:
+                hook(event)
+            if folder is not None and self.group.first and event.due(run.save_every):
+                checkpoint.save(folder, state, keep=run.keep)
+            if event.last:
+                break
+        self.group.barrier()
+
+    def step(self, stop: _Stop) -> Event:
+        """One step: learning rate, draw, loss, finite?, backward, clip, step, averages."""
+        state, run = self.state, self.run
+        progress = state.progress(run)
+        lr = learning_rate(run, state.step, progress)
+        for parameters in state.optimizer.param_groups:
+            parameters["lr"] = lr
+        drawn = self.draw(progress)
+        with self._autocast():
+            loss: Loss = self.loss(drawn)
+        self._check(loss, drawn)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        norm = nn.utils.clip_grad_norm_(self._trained(), run.clip)
+        state.optimizer.step()
+        state.step += 1
+        self._average()
+        self._refresh(progress)
+        state.seconds = time.perf_counter() - self.began
+        stopped = self.group.any(bool(stop.signal))
+        return self._event(loss, lr, float(norm), last=stopped or state.progress(run) >= 1)
+
+    def draw(self, progress: float) -> tuple[Points, ...]:
+        """The points of this process for this step, on its device."""
+        state = self.state
+        x_0, labels = self.data.batch(self.order(state.step))
+        if self.run.flip:
+            mirrored = torch.rand(len(x_0), generator=state.generator) < 0.5
+            x_0 = torch.where(mirrored.reshape(-1, *(1,) * (x_0.ndim - 1)), x_0.flip(-1), x_0)
+        labelled = labels is not None and state.about["data"]["classes"]
+        cond = {"label": labels} if labelled and labels is not None else {}
+        drawn = self.recipe.draw(x_0, state.generator, cond, progress)
+        if self.group.world > 1:
+            drawn = tuple(shard(points, self.group.rank, self.group.world) for points in drawn)
+        return tuple(move(points, self.choice.device) for points in drawn)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        # cached casts made under no_grad would cut the graph of the pass that is trained
+        return torch.autocast(
+            self.choice.device, torch.bfloat16, enabled=self.choice.bf16, cache_enabled=False
+        )
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.state.objective.parameters() if p.requires_grad]
+
+    def _check(self, loss: Loss, drawn: tuple[Points, ...]) -> None:
+        if self.group.any(not bool(torch.isfinite(loss.total))):
+            raise TrainingError(_explain(self.state.objective, drawn, self.state.step))
+
+    def _average(self) -> None:
+        state = self.state
+        for average in state.averages:
+            average.update(state.student, state.step)
+        target, decay = state.objective.ema, self.recipe.ema_target
+        if target is not None and decay is not None:
+            with torch.no_grad():
+                pairs = zip(target.parameters(), state.student.parameters(), strict=True)
+                for old, new in pairs:
+                    old.lerp_(new, 1 - decay)
+
+    def _refresh(self, before: float) -> None:
+        """Progressive distillation: the teacher becomes the student when progress passes one of `recipe.refresh`."""
+        after = self.state.progress(self.run)
+        if any(before < mark <= after for mark in self.recipe.refresh):
+            self.state.refresh_teacher()
+            self.state.about["refreshed"] = True
+            self.loss = self._executable()
+
+    def _event(self, loss: Loss, lr: float, norm: float, *, last: bool) -> Event:
+        names = ["total", *loss.parts]
+        values = self.group.mean(
+            torch.stack([loss.total.detach(), *loss.parts.values()]).float().cpu()
+        )
+        self.lately = [*self.lately[-20:], (self.state.step, self.state.seconds)]
+        (step, seconds), span = self.lately[0], self.lately[-1]
+        rate = (span[0] - step) * self.run.batch / max(span[1] - seconds, 1e-9)
+        return Event(
+            self.state,
+            self.run,
+            dict(zip(names, values.tolist(), strict=True)),
+            lr,
+            norm,
+            rate,
+            last,
+        )
+
+
+def learning_rate(run: Run, step: int, progress: float) -> float:
+    """The rate of a step: linear warm-up, then the schedule in the progress of the run."""
+    peak = run.lr * min(1.0, (step + 1) / max(run.warmup, 1))
+    if run.schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    return peak * (1 - progress) if run.schedule == "linear" else peak
+
+
+def _explain(objective: Objective, drawn: tuple[Points, ...], step: int) -> str:
+    """Which term and which times made the loss non-finite, found by computing the rows again, term by term."""
+    with torch.no_grad():
+        for term, b in zip(objective.recipe.terms, drawn, strict=True):
+            prediction, target = term.rule(objective.student, b, objective)
+            bad = ~torch.isfinite(term.per_row(prediction, target))
+            if bad.any():
+                times = ", ".join(
+                    f"(s={s:.4f}, t={t:.4f})"
+                    for s, t in zip(
+                        b.times.s[bad][:3].tolist(), b.times.t[bad][:3].tolist(), strict=True
+                    )
+                )
+                return (
+                    f"the loss is not finite at step {step}: term {term.label!r}, {int(bad.sum())} of {len(bad)} rows, "
+                    f"first at times {times}; nothing was updated, and the last checkpoint is intact. "
+                    "Lower the learning rate, or clip or normalise the tangent"
+                )
+    return f"the loss is not finite at step {step}, but every term is finite when computed again in full precision: use precision=fp32"
+
+
+__all__ = ["Data", "Event", "Hook", "Progress", "fit", "learning_rate"]

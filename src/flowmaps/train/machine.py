@@ -1,0 +1,66 @@
+"""What the machine is good at, and what was chosen because of it."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+
+from .run import Run
+
+COMPILE_SECONDS = (
+    1200.0  # compiling costs 1-3 minutes on two cores: repaid after some twenty minutes of training
+)
+COMPILE_STEPS = 20_000
+
+
+@final
+@dataclass(frozen=True)
+class Choice:
+    """How a run is executed.
+
+    Attributes:
+        device: "cpu", "cuda" or "mps".
+        bf16: Whether matrix products run in bfloat16.
+        compiled: Whether the loss is compiled.
+        reason: One sentence that says so.
+    """
+
+    device: str
+    bf16: bool
+    compiled: bool
+    reason: str
+
+
+def has_bf16_units(device: str) -> bool:
+    """Whether the device multiplies bfloat16 matrices faster than float32 ones."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8  # Ampere and later
+    info = Path("/proc/cpuinfo")
+    return device == "cpu" and info.exists() and "amx_bf16" in info.read_text()
+
+
+def choose(run: Run) -> Choice:
+    """Resolve every "auto" of a run for this machine."""
+    device = run.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    units = has_bf16_units(device)
+    bf16 = run.precision == "bf16" or (run.precision == "auto" and units)
+    compiled = run.compile == "yes" or (run.compile == "auto" and _worth_compiling(run))
+    why = {True: "it has matrix units for bfloat16", False: "no bfloat16 matrix units were found"}[
+        units
+    ]
+    reason = (
+        f"{device}, {'bfloat16' if bf16 else 'float32'} ({why if run.precision == 'auto' else 'as asked'}), "
+        f"{'compiled' if compiled else 'not compiled'} "
+        f"({'as asked' if run.compile != 'auto' else 'long run' if compiled else 'short run or no C++ compiler'})"
+    )
+    return Choice(device, bf16, compiled, reason)
+
+
+def _worth_compiling(run: Run) -> bool:
+    long = run.seconds >= COMPILE_SECONDS if run.seconds else run.steps >= COMPILE_STEPS
+    return long and shutil.which(os.environ.get("CXX", "g++")) is not None

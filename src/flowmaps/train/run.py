@@ -1,0 +1,104 @@
+"""One typed description of a run: what the command line sets, what is saved beside a checkpoint, what rebuilds the run.
+
+Nothing here imports torch, so that help and error messages are immediate.
+"""
+
+from typing import Annotated, Any, Literal, final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@final
+class Run(_Model):
+    """How long and how a flow map is trained."""
+
+    steps: int = Field(10_000, ge=1)
+    """Optimiser steps."""
+    seconds: float | None = Field(None, gt=0)
+    """Wall-clock budget of training; progress is then the larger of the shares of steps and of time. Such a run is not
+    repeatable bit for bit, since its schedule follows the clock."""
+    batch: int = Field(256, ge=1)
+    """Samples per step, over all processes."""
+    seed: int = 0
+    """Of everything random: initial weights, order of the data, noise, times."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    warmup: int = Field(100, ge=0)
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    """Learning rate after the warm-up: to zero by half a cosine or a line, or constant."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decoupled decay."""
+    beta2: float = Field(0.99, gt=0, lt=1)
+    """Adam's second-moment decay; 0.95 is steadier with gradients through JVPs (TVM)."""
+    clip: float = Field(1.0, gt=0)
+    """Bound on the gradient norm."""
+    ema: tuple[Share, ...] = (0.02, 0.05, 0.1)
+    """Half-lives of the moving averages of the weights, as shares of the steps done so far. The first is the one that
+    `load`, previews and samples use."""
+    flip: bool = False
+    """Mirror images left to right at random."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 runs matrix products in bfloat16 (autocast); auto takes it where the machine has matrix units for it."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """torch.compile of the loss; auto takes it for runs long enough to repay the minutes of compilation."""
+    device: str = "auto"
+    """auto is the GPU if there is one."""
+    log_every: int = Field(50, ge=1)
+    """Steps between lines of metrics.jsonl and TensorBoard."""
+    preview_every: int = Field(1000, ge=1)
+    """Steps between preview images."""
+    save_every: int = Field(1000, ge=1)
+    """Steps between checkpoints."""
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept; older ones are removed once a newer one is complete."""
+
+
+@final
+class GuidanceConfig(_Model):
+    """Classifier-free guidance folded into the map (needs labelled data)."""
+
+    scale: float = Field(1.0, ge=1)
+    """Scale that is baked in; 1 drops labels and guides nothing."""
+    max_scale: float | None = Field(None, gt=1)
+    """If set, the scale becomes an input of the network, drawn log-uniformly in [scale, max_scale]."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of the labels that is dropped."""
+    low: float = Field(0.0, ge=0, le=1)
+    """Smallest source time that is guided."""
+    high: float = Field(1.0, ge=0, le=1)
+    """Largest source time that is guided."""
+
+
+@final
+class Config(_Model):
+    """A training run from end to end."""
+
+    recipe: str = "mean_flow"
+    """Name of a recipe; `flowmaps recipes` lists them."""
+    set: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Arguments of the recipe, such as {"diagonal": 0.5}."""
+    data: str = "digits"
+    """Name or path of the data."""
+    size: int | None = Field(None, ge=1)
+    """Side of the images, for folders of pictures of any size."""
+    net: str = "mlp-base"
+    """Named network: mlp-{tiny,small,base,large} or dit-{tiny,small,base,large}."""
+    patch: int | None = Field(None, ge=1)
+    """Side of a patch of a dit; by default 4, or 2 for images under 16 pixels."""
+    labels: bool = True
+    """Condition on the classes of the data, if it has any."""
+    guidance: GuidanceConfig | None = None
+    """Guidance folded into the map; none by default."""
+    teacher: str | None = None
+    """Checkpoint of the teacher, for recipes that distil; the student starts at its weights."""
+    init: str | None = None
+    """Checkpoint whose weights the student starts from; by default the teacher's, if there is one."""
+    run: Run = Run()  # pyright: ignore[reportCallIssue]  # every field has a default
+    """How long and how."""

@@ -1,0 +1,151 @@
+"""From a configuration to a run: data, recipe, network, teacher, folder."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from ..core.flow_map import FlowMap, NetFlowMap
+from ..data import Data, load as load_data
+from ..errors import CheckpointError, RecipeError
+from ..learn.guidance import Guidance
+from ..learn.objective import Recipe
+from ..learn.times import Fixed, LogUniform
+from ..nets import build, describe_net
+from ..recipes import get
+from . import checkpoint
+from .hooks import Hook
+from .loop import fit
+from .run import Config, GuidanceConfig
+from .state import State
+
+
+@final
+@dataclass(frozen=True)
+class Prepared:
+    """What `fit` takes."""
+
+    recipe: Recipe
+    flow_map: NetFlowMap
+    data: Data
+    teacher: FlowMap | None
+    about: dict[str, Any]
+
+
+def prepare(config: Config) -> Prepared:
+    """Build everything that a configuration names.
+
+    Raises:
+        RecipeError: For an unknown recipe or argument, a missing teacher, or guidance without labels.
+        DataError: For data that is missing or broken.
+        CheckpointError: For a teacher that cannot be read or does not fit.
+    """
+    data = load_data(config.data, size=config.size)
+    classes = data.classes if config.labels else ()
+    recipe = get(config.recipe, **config.set)
+    if config.guidance is not None:
+        recipe = replace(recipe, guidance=make_guidance(config.guidance, len(classes)))
+    guided = recipe.guidance is not None and recipe.guidance.conditioned
+    net = describe_net(
+        config.net, data.shape, classes=len(classes), guided=guided, patch=config.patch
+    )
+    with torch.random.fork_rng():
+        torch.random.manual_seed(
+            config.run.seed
+        )  # initial weights: torch.nn.init draws from the global generator
+        flow_map = NetFlowMap(
+            build(net), recipe.interpolant, recipe.parametrization, local=recipe.local
+        )
+    teacher = _teacher(recipe, config)
+    start = config.init or config.teacher
+    if start is not None:
+        start_from(flow_map, checkpoint.load(start).flow_map, start)
+    about = {
+        "flow_map": checkpoint.describe_map(flow_map, net),
+        "recipe": {"name": recipe.name, "set": config.set, "value": repr(recipe)},
+        "data": {
+            "name": config.data,
+            "size": config.size,
+            "shape": list(data.shape),
+            "classes": list(classes),
+        },
+        "config": config.model_dump(mode="json"),
+    }
+    return Prepared(recipe, flow_map, data, teacher, about)
+
+
+def make_guidance(config: GuidanceConfig, classes: int) -> Guidance:
+    """Guidance from its configuration.
+
+    Raises:
+        RecipeError: If the data has no classes.
+    """
+    law = LogUniform(config.scale, config.max_scale) if config.max_scale else Fixed(config.scale)
+    return Guidance(classes, law, config.dropout, config.low, config.high)
+
+
+def _teacher(recipe: Recipe, config: Config) -> FlowMap | None:
+    if not recipe.needs_teacher:
+        return None
+    if config.teacher is None:
+        raise RecipeError(
+            f"recipe {recipe.name!r} learns from a teacher: give --teacher FOLDER, a run of `flowmaps train flow_matching`"
+        )
+    return checkpoint.load(config.teacher).flow_map
+
+
+def start_from(student: nn.Module, source: nn.Module, name: str) -> None:
+    """Copy the weights of `source`; what the student has beyond it (a guidance scale) stays zero at its anchor.
+
+    Raises:
+        CheckpointError: If the shapes differ or weights are missing.
+    """
+    weights, own = source.state_dict(), student.state_dict()
+    missing = [key for key in own if key not in weights and ".scale." not in key]
+    odd = [key for key in weights if key not in own or own[key].shape != weights[key].shape]
+    if missing or odd:
+        raise CheckpointError(
+            f"the weights of {name} do not fit the student's network (first misfit: {(missing + odd)[0]}); "
+            "use the same --net, or --init with a checkpoint that fits"
+        )
+    student.load_state_dict(weights, strict=False)
+
+
+def train(
+    config: Config, out: str | Path | None, *, resume: bool = False, hooks: Sequence[Hook] = ()
+) -> State:
+    """Prepare and fit, keeping `config.json` beside the checkpoints.
+
+    Raises:
+        CheckpointError, DataError, RecipeError, TrainingError: As `prepare` and `fit`.
+    """
+    parts = prepare(config)
+    return fit(
+        parts.recipe,
+        parts.flow_map,
+        parts.data,
+        config.run,
+        teacher=parts.teacher,
+        out=out,
+        resume=resume,
+        hooks=hooks,
+        about=parts.about,
+    )
+
+
+def config_of(folder: str | Path) -> Config:
+    """The configuration of a run.
+
+    Raises:
+        CheckpointError: If the folder has none.
+    """
+    file = Path(folder) / "config.json"
+    if not file.exists():
+        raise CheckpointError(
+            f"{folder} has no config.json: it is not the folder of a flowmaps run"
+        )
+    return Config.model_validate(json.loads(file.read_text()))
