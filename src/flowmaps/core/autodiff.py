@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -196,3 +196,18 @@ def refuse_layer_norm() -> Generator[None]:
         return
     with _LayerNormTrap():
         yield
+
+
+def compiled(loss: nn.Module) -> nn.Module:
+    """`torch.compile` for losses that differentiate through a JVP.
+
+    Forward-mode AD fills missing tangents with ZeroTensors, which inductor's kernels refuse ("ZeroTensors are
+    immutable") once they are saved for the backward pass. Lowering their one constructor to `zeros` mends it.
+    """
+    from torch._inductor.decomposition import decompositions
+
+    def zeros(size: list[int], *, dtype: Any = None, device: Any = None, **unused: Any) -> Tensor:
+        return torch.zeros(size, dtype=dtype, device=device)
+
+    decompositions.setdefault(torch.ops.aten._efficientzerotensor.default, zeros)
+    return torch.compile(loss, dynamic=False)  # pyright: ignore[reportReturnType]

@@ -127,9 +127,7 @@ class SolvedFlowMap(FlowMap):
     def mean_velocity(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
         shares = torch.linspace(0, 1, self.steps + 1, dtype=s.dtype, device=s.device)
         times = s + (t - s) * shares[:, None]
-        end = x
-        for end in self.solver.integrate(self.field, x, times, self.interpolant, **cond):
-            pass
+        *_, end = self.solver.integrate(self.field, x, times, self.interpolant, **cond)
         bounded = s.clamp(min=self.interpolant.t_min)
         return secant(end, x, s, t, lambda: self.field(x, bounded, **cond))
 

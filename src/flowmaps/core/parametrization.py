@@ -34,7 +34,7 @@ class Parametrization(Protocol):
         ...
 
     def mean_velocity(self, out: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        """u = (X - x) / (t - s), continued by the velocity at t = s."""
+        """U = (X - x) / (t - s), continued by the velocity at t = s."""
         ...
 
     def network_input(self, x: Tensor, s: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ diffusion (DPM-Solver++, UniPC) work on the denoiser $D$ in log-SNR time $\lambd
 for $D$ and the linear part is exact: $x_t = (\sigma_t/\sigma_s) x_s + \sigma_t\int_{\lambda_s}^{\lambda_t} e^\lambda D\,d\lambda$.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, final
@@ -62,7 +63,7 @@ class RungeKutta:
         self, velocity: Velocity, x: Tensor, times: Tensor, path: Interpolant, **cond: Any
     ) -> Iterator[Tensor]:
         field = _bounded(velocity, path)
-        for s, t in zip(times[:-1], times[1:], strict=True):
+        for s, t in itertools.pairwise(times):
             x = x + like(t - s, x) * self.slope(field, x, s, t, **cond)
             yield x
 
@@ -124,7 +125,7 @@ class DormandPrince:
         from torchdiffeq import odeint  # pyright: ignore[reportMissingTypeStubs]
 
         bounded = _bounded(velocity, path)
-        for s, t in zip(times[:-1], times[1:], strict=True):
+        for s, t in itertools.pairwise(times):
             gap = t - s
 
             def field(tau: Tensor, point: Tensor, s: Tensor = s, gap: Tensor = gap) -> Tensor:
@@ -150,7 +151,7 @@ class DDIM:
     def integrate(
         self, velocity: Velocity, x: Tensor, times: Tensor, path: Interpolant, **cond: Any
     ) -> Iterator[Tensor]:
-        for s, t in zip(times[:-1], times[1:], strict=True):
+        for s, t in itertools.pairwise(times):
             x_0, eps = path.endpoints(velocity(x, s, **cond), x, s, "velocity")
             c = path.at(t, x)
             x = c.alpha * x_0 + c.sigma * eps
@@ -178,7 +179,7 @@ class DPMSolverPP:
     ) -> Iterator[Tensor]:
         past: Tensor | None = None
         before = torch.zeros_like(times[0])
-        for s, t in zip(times[:-1], times[1:], strict=True):
+        for s, t in itertools.pairwise(times):
             x_0, eps = path.endpoints(velocity(x, s, **cond), x, s, "velocity")
             h = path.log_snr(t) - path.log_snr(s)
             best = x_0 if past is None else x_0 + like(_ratio(h, before) / 2, x) * (x_0 - past)
@@ -211,7 +212,7 @@ class UniPC:
 
         x_0, eps = denoise(x, times[0])
         change, before = torch.zeros_like(x), torch.zeros_like(times[0])
-        for i, (s, t) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for i, (s, t) in enumerate(itertools.pairwise(times)):
             h = path.log_snr(t) - path.log_snr(s)
             reach = _ratio(h, before)
             point = _jump(path, x, x_0 + like(reach / 2, x) * change, eps, s, t)
@@ -242,19 +243,19 @@ def _corrector_weights(h: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
     m2 = torch.where(short, 1 / 3 + h / 12 + h**2 / 360 - h**3 / 720, m2)
     past = (m2 - m1) / (node * (node - 1))
     coming = (m2 - node * m1) / (1 - node)
-    alone = torch.where(h == -torch.inf, 0.0, 0.5)  # out of clean data D has no weight but its first
+    alone = torch.where(
+        h == -torch.inf, 0.0, 0.5
+    )  # out of clean data D has no weight but its first
     return torch.where(usable, past, 0.0), torch.where(usable, coming, alone)
 
 
 def _ratio(h: Tensor, before: Tensor) -> Tensor:
-    """h / h_before; 0 where the last step came from pure noise or this one ends in clean data (both infinite in log-SNR)."""
+    """H / h_before; 0 where the last step came from pure noise or this one ends in clean data (both infinite in log-SNR)."""
     usable = torch.isfinite(h) & torch.isfinite(before) & (before != 0)
     return torch.where(usable, h / torch.where(usable, before, 1.0), 0.0)
 
 
-def _jump(
-    path: Interpolant, x: Tensor, x_0: Tensor, eps: Tensor, s: Tensor, t: Tensor
-) -> Tensor:
+def _jump(path: Interpolant, x: Tensor, x_0: Tensor, eps: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """The exact step with a constant denoiser (DDIM); `eps` is the noise at (x, s), needed where that point is clean data."""
     a, b = path.at(s, x), path.at(t, x)
     clean = a.sigma == 0

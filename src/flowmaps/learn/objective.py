@@ -8,7 +8,7 @@ compiled or wrapped by DDP as one module (forward-mode derivatives included), an
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -16,7 +16,6 @@ from torch import Generator, Tensor, nn
 from ..core.flow_map import FlowMap
 from ..core.interpolant import Interpolant, linear
 from ..core.parametrization import Average, Parametrization
-from ..core.shape import like
 from ..errors import RecipeError
 from .guidance import Guidance
 from .rules import MapSource, Points, Rule, VelocitySource
@@ -278,7 +277,7 @@ class Objective(nn.Module):
         row = term.per_row(prediction, target)
         raw = row.detach().mean()
         if isinstance(term.weight, LearnedLogVar):
-            assert self.logvar is not None  # noqa: S101  # built in __init__ from the same terms
+            assert self.logvar is not None  # built in __init__ from the same terms
             omega = self.logvar(b.times.s, b.times.t)
             return (torch.exp(-omega) * row + omega).mean(), raw
         if term.weight is not None:
@@ -323,5 +322,5 @@ class Objective(nn.Module):
 
 
 def _present(model: FlowMap | None) -> FlowMap:
-    assert model is not None  # noqa: S101  # Objective.__init__ refuses a recipe whose companions are missing
+    assert model is not None  # Objective.__init__ refuses a recipe whose companions are missing
     return model

@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol, final
 import torch
 from torch import Tensor
 
-from ..core.autodiff import EXACT, Derivative, along_source, along_target
+from ..core.autodiff import EXACT, Derivative, TwoTime, along_source, along_target
 from ..core.flow_map import FlowMap
 from ..core.shape import like
 from ..errors import RecipeError
@@ -252,9 +252,9 @@ class Compositional:
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
 
-def _mean(f: FlowMap, b: Points):  # noqa: ANN202  # TwoTime, inferred
+def _mean(f: FlowMap, b: Points) -> TwoTime:
     return lambda x, s, t: f.mean_velocity(x, s, t, **b.cond)
 
 
-def _map(f: FlowMap, b: Points):  # noqa: ANN202  # TwoTime, inferred
+def _map(f: FlowMap, b: Points) -> TwoTime:
     return lambda x, s, t: f(x, s, t, **b.cond)

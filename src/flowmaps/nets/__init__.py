@@ -4,4 +4,4 @@ from .build import NETS, build, describe_net, named_net
 from .dit import DiT
 from .mlp import MLP
 
-__all__ = ["DiT", "MLP", "NETS", "build", "describe_net", "named_net"]
+__all__ = ["MLP", "NETS", "DiT", "build", "describe_net", "named_net"]

@@ -14,7 +14,7 @@ MAX_FREQUENCY = 16.0  # radians per unit of time
 
 
 def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """$x / \\sqrt{mean(x^2)}$ over the last axis, without parameters, in float32: exact under forward-mode AD and its gradient."""
+    r"""$x / \\sqrt{mean(x^2)}$ over the last axis, without parameters, in float32: exact under forward-mode AD and its gradient."""
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
@@ -105,9 +105,10 @@ class _TimeMLP(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         hidden = self._hidden(value)
-        return self.last(
-            hidden - self._hidden(torch.zeros_like(value[:1])) if self.anchored else hidden
-        )
+        if self.anchored:
+            # as many zeros as values: products of other shapes round differently, and Adam would make a gradient of that
+            hidden = hidden - self._hidden(torch.zeros_like(value))
+        return self.last(hidden)
 
     def _hidden(self, value: Tensor) -> Tensor:
         return nn.functional.silu(self.first(self.frequencies(value).to(self.first.weight.dtype)))

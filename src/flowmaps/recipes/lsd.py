@@ -10,7 +10,7 @@ from ..learn.weights import LearnedLogVar
 
 
 def lsd(diagonal: float = 0.75, channels: int = 128) -> Recipe:
-    """Flow matching on a share `diagonal`, $\\partial_t X = v(X)$ on the rest, weighted by a learned variance."""
+    r"""Flow matching on a share `diagonal`, $\\partial_t X = v(X)$ on the rest, weighted by a learned variance."""
     weight = LearnedLogVar(channels)
     return Recipe(
         name="lsd",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -15,7 +15,7 @@ from ..core.flow_map import FlowMap
 from ..core.velocity import Velocity
 from ..errors import DerivativeError, ShapeError
 from ..metrics.identity import CONDITIONS, JvpCheck, jvp_check, layer_norm_trap, residuals
-from .style import FAINT, INK, SOFT, new_figure, plain, residual_colours, tidy
+from .style import INK, SOFT, new_figure, plain, residual_colours, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,11 +27,12 @@ LIMIT = 0.1
 LONG = 0.5
 """A jump is long when it crosses more than half of the time."""
 
+_BROKEN = 1e9  # what a residual that is not finite counts as: json has no inf and no nan
 _FINITE = Derivative("finite")
 _TITLES = {
     "tangent": ("Tangent", "velocity = reference"),
-    "lagrangian": ("Lagrangian", "endpoint moves with the flow"),
-    "eulerian": ("Eulerian", "source may slide"),
+    "lagrangian": ("Lagrangian", "end moves with the flow"),
+    "eulerian": ("Eulerian", "start may slide"),
     "compositional": ("Compositional", "two jumps = one"),
     "round_trip": ("Round trip", "there and back"),
 }
@@ -125,7 +126,7 @@ def audit(
     if len(x_0) == 0 or min(bins, per_cell) < 1 or any(len(c) != len(x_0) for c in cond.values()):
         raise ShapeError(
             f"an audit needs data (N, *D) with N > 0, conditions of the same length, and positive bins and per_cell; got "
-            f"{tuple(x_0.shape)}, {({k: tuple(c.shape) for k, c in cond.items()})}, {bins} and {per_cell}"
+            f"{tuple(x_0.shape)}, { ({k: tuple(c.shape) for k, c in cond.items()}) }, {bins} and {per_cell}"
         )
     start = max(flow_map.interpolant.t_min, 0.0)
     edges = torch.linspace(start, 1, bins + 1, dtype=torch.float64)
@@ -137,7 +138,7 @@ def audit(
     except DerivativeError:
         check, derivative = None, _FINITE
     found: dict[str, dict[tuple[int, int], Tensor]] = {}
-    for i, j in ((i, j) for i in range(bins) for j in range(i + 1)):
+    for i, j in torch.tril_indices(bins, bins).T.tolist():
         x, s, t, rows = draw(i, j)
         reference = velocity if i == j else None
         cell = residuals(flow_map, x, s, t, velocity=reference, derivative=derivative, **rows)
@@ -185,7 +186,7 @@ class _Draw:
 
 
 def _median(values: Tensor) -> float | None:
-    return float(values.double().median()) if len(values) else None
+    return float(values.double().nan_to_num(_BROKEN, _BROKEN).median()) if len(values) else None
 
 
 def _medians(cells: Mapping[tuple[int, int], Tensor], bins: int) -> Cells:
@@ -206,3 +207,108 @@ def _summary(
         "long": _median(values[gaps > LONG]),
         "worst": max(_median(cell) or 0.0 for cell in cells.values()),
     }
+
+
+def _holds(summary: Mapping[str, float | None]) -> bool:
+    return all((summary[part] or 0.0) <= LIMIT for part in ("short", "long"))
+
+
+def _verdict(
+    summary: Mapping[str, Mapping[str, float | None]], check: JvpCheck | None, trap: bool
+) -> tuple[str, ...]:
+    forward = [name for name in summary if name != "round_trip"]
+    bad = [name for name in forward if not _holds(summary[name])]
+    good = [name for name in forward if name not in bad]
+    listed = ", ".join(f"{name} {plain(summary[name]['median'] or 0.0)}" for name in good)
+    words = [_fault(name, summary[name]) for name in bad]
+    if good:
+        lead = "what holds" if bad else "consistent"
+        words.append(
+            f"{lead}: {listed} (median relative residuals; up to {LIMIT:g} counts as held)."
+        )
+    if not _holds(summary["round_trip"]):
+        back = _fault("round_trip", summary["round_trip"]).rstrip(".")
+        words.append(
+            f"{back}; this matters for inversion only: most recipes train jumps towards data."
+        )
+    return (*words, *_warnings(check, trap))
+
+
+def _fault(name: str, summary: Mapping[str, float | None]) -> str:
+    """What is wrong, and for which jumps."""
+    short, long = summary["short"] or 0.0, summary["long"] or 0.0
+    where = f"(median {plain(summary['median'] or 0.0)})"
+    if summary["long"] is not None and short <= LIMIT < long:
+        where = f"for long jumps (median {plain(long)} for s - t > {LONG:g})"
+    elif summary["long"] is not None and long <= LIMIT < short:
+        where = f"for short jumps (median {plain(short)} for s - t <= {LONG:g})"
+    return f"{_FAULTS[name]} {where}."
+
+
+def _warnings(check: JvpCheck | None, trap: bool) -> list[str]:
+    words: list[str] = []
+    if check is None:
+        words.append(
+            "the network has no forward-mode derivative: these residuals are by finite differences, and training "
+            "needs derivative=Derivative('finite')."
+        )
+    elif not check.agrees:
+        words.append(
+            f"the network's forward-mode derivative is off finite differences by {plain(check.source)} along the source and "
+            f"{plain(check.target)} along the target: do not train it with a rule that takes a derivative."
+        )
+    if trap:
+        words.append(
+            "the network calls F.layer_norm, whose gradient through a forward-mode derivative is silently wrong (pytorch "
+            "issue 196700): sampling is safe, training with through='jvp', 'partial' or 'all' is not."
+        )
+    return words
+
+
+def audit_figure(found: Audit) -> Figure:
+    """One triangle per condition on one colour scale, which turns from blue to orange where a condition stops to hold."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
+
+    text = "\n".join(
+        textwrap.fill(f"\u2022 {line}", 128, subsequent_indent="   ") for line in found.verdict
+    )
+    count, lines = len(found.cells), text.count("\n") + 1
+    figure = new_figure(2.15 * count + 1.0, 2.75 + 0.19 * lines)
+    panels, words = figure.subfigures(2, 1, height_ratios=[2.75, 0.19 * lines])
+    colours = ScalarMappable(LogNorm(LIMIT / 100, LIMIT * 100), residual_colours())
+    row = panels.subplots(1, count, squeeze=False)[0]
+    for axes, name in zip(row, found.cells, strict=True):
+        _triangle(axes, found, name, colours)
+    row[0].set_ylabel("target t", fontsize=9, color=SOFT)
+    bar = panels.colorbar(colours, ax=list(row), shrink=0.66, aspect=14, pad=0.02)
+    bar.ax.tick_params(labelsize=8, colors=SOFT, length=3)
+    bar.ax.tick_params(which="minor", length=0)
+    bar.set_ticks(
+        [0.001, 0.01, 0.1, 1, 10], labels=["\u2264 0.001", "0.01", "0.1", "1", "\u2265 10"]
+    )
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    words.text(0.012, 0.98, text, va="top", fontsize=9, color=INK, linespacing=1.35)
+    return figure
+
+
+def _triangle(axes: Axes, found: Audit, name: str, colours: Any) -> None:  # noqa: ANN401
+    title, meaning = _TITLES[name]
+    tidy(axes, title, xlabel="source s")
+    values = torch.tensor(
+        [
+            [float("nan") if cell is None else max(cell, LIMIT / 100) for cell in row]
+            for row in found.cells[name]
+        ]
+    )
+    axes.pcolormesh(
+        found.edges, found.edges, values.T.numpy(), cmap=colours.cmap, norm=colours.norm,
+        edgecolors="white", linewidth=0.6,
+    )  # fmt: skip
+    axes.set_aspect("equal")
+    axes.set_xticks([0, 0.5, 1], ["0\ndata", "0.5", "1\nnoise"])
+    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.text(0.03, 0.97, meaning, transform=axes.transAxes, va="top", fontsize=7.5, color=SOFT)
+    median = plain(found.summary[name]["median"] or 0.0)
+    axes.text(0.03, 0.87, median, transform=axes.transAxes, va="top", fontsize=13, color=INK)
+    axes.text(0.03, 0.73, "median", transform=axes.transAxes, va="top", fontsize=7.5, color=SOFT)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
-_CELL = 56  # pixels that a small image is enlarged to, at least
+_CELL = 96  # pixels that a small image is enlarged to, at least
 
 
 def image_grid(
@@ -30,7 +30,7 @@ def image_grid(
     Args:
         x: Images (N, C, H, W) in [-1, 1], 1 or 3 channels; values outside are clipped.
         columns: Images per row; by default the grid is about square.
-        scale: Size of a pixel; by default images become at least 56 pixels high.
+        scale: Size of a pixel; by default images become at least 96 pixels high.
         gap: White pixels between images.
 
     Raises:
@@ -70,15 +70,15 @@ def ladder(columns: Mapping[str, Tensor], *, across: int = 1, scale: int | None 
         raise ShapeError(f"a ladder needs columns of one shape (N, C, H, W); got {sorted(shapes)}")
     grids = [image_grid(x, columns=across, scale=scale) for x in columns.values()]
     width, height = grids[0].size
-    font, gutter = _font(15, bold=True), 10 if across == 1 else 18
+    font, gutter = _font(22, bold=True), 14 if across == 1 else 28
     label_width = max(int(font.getlength(label)) for label in columns)
     pitch = max(width, label_width) + gutter
-    canvas = _canvas(pitch * len(grids) - gutter + 16, height + 42)
+    canvas = _canvas(pitch * len(grids) - gutter + 16, height + 56)
     draw = _draw(canvas)
     for i, (label, grid) in enumerate(zip(columns, grids, strict=True)):
         left = 8 + i * pitch + (pitch - gutter - width) // 2
-        draw.text((left + width / 2, 18), label, font=font, fill=INK, anchor="mm")
-        canvas.paste(grid, (left, 34))
+        draw.text((left + width / 2, 24), label, font=font, fill=INK, anchor="mm")
+        canvas.paste(grid, (left, 48))
     return canvas
 
 
@@ -130,22 +130,22 @@ def trajectory_strip(
 
 
 def _strip(rows: Mapping[str, Tensor], heads: Sequence[str]) -> Image:
-    scale, gap, margin, top = _scale(next(iter(rows.values()))), 4, 152, 30
+    scale, gap, margin, top = _scale(next(iter(rows.values()))), 6, 236, 48
     grids = [image_grid(x, columns=len(heads), scale=scale, gap=gap) for x in rows.values()]
     width, height = grids[0].size
-    canvas = _canvas(margin + width + 8, top + len(grids) * (height + 8))
+    canvas = _canvas(margin + width + 12, top + len(grids) * (height + 12))
     draw, cell = _draw(canvas), (width + gap) / len(heads)
     for i, head in enumerate(heads):
         text = f"t = {head}" if i == 0 else head
         centre = margin + i * cell + (cell - gap) / 2
-        draw.text((centre, top / 2), text, font=_font(13), fill=SOFT, anchor="mm")
+        draw.text((centre, top / 2), text, font=_font(20), fill=SOFT, anchor="mm")
     for i, (label, grid) in enumerate(zip(rows, grids, strict=True)):
-        y = top + i * (height + 8)
+        y = top + i * (height + 12)
         canvas.paste(grid, (margin, y))
         name, detail = label.split("\n")
         middle = y + height / 2
-        draw.text((10, middle - 9), name, font=_font(15, bold=True), fill=INK, anchor="lm")
-        draw.text((10, middle + 10), detail, font=_font(12), fill=SOFT, anchor="lm")
+        draw.text((12, middle - 14), name, font=_font(23, bold=True), fill=INK, anchor="lm")
+        draw.text((12, middle + 15), detail, font=_font(18), fill=SOFT, anchor="lm")
     return canvas
 
 

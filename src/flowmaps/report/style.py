@@ -1,12 +1,13 @@
 """What all pictures share: one palette, quiet axes, and PNGs whose bytes depend on their content only.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart, and have one meaning each: blue is the flow map, vermilion the
-step-by-step walk of a solved model, grey the exact curve or the data.
+Colours are Okabe and Ito's, which colour-blind readers tell apart, and have one meaning each: blue is the flow map,
+vermilion the step-by-step walk of a solved model, grey the exact curve, green the data.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -68,6 +69,8 @@ def plain(value: float) -> str:
         >>> plain(0.03141), plain(64.0), plain(1.5e-7)
         ('0.0314', '64', '1.5e-07')
     """
+    if not math.isfinite(value):
+        return str(value)
     if value == round(value) and abs(value) < 1e5:
         return f"{value:.0f}"
     text = f"{value:.3g}"

@@ -2,7 +2,7 @@
 
 from .grids import GRIDS, from_times, grid, karras, log_snr, shifted, uniform
 from .guidance import CFG
-from .sample import sample, sample_eta, sample_gamma, sample_churn, solve, trajectory
+from .sample import sample, sample_churn, sample_eta, sample_gamma, solve, trajectory
 
 __all__ = [
     "CFG",

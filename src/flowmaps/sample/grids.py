@@ -3,6 +3,7 @@
 Every grid is a decreasing float64 tensor (steps + 1,), so that differences of close times keep their digits.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -23,7 +24,7 @@ def uniform(steps: int, path: Interpolant | None = None) -> Tensor:
 
 
 def shifted(steps: int, path: Interpolant | None = None, shift: float = 3.0) -> Tensor:
-    """Uniform times moved towards noise, $t \\mapsto kt/(1+(k-1)t)$ (Esser et al. 2024, arXiv:2403.03206, eq. 23)."""
+    r"""Uniform times moved towards noise, $t \\mapsto kt/(1+(k-1)t)$ (Esser et al. 2024, arXiv:2403.03206, eq. 23)."""
     t = uniform(steps)
     return shift * t / (1 + (shift - 1) * t)
 
@@ -40,6 +41,7 @@ def karras(
     Noise-to-signal ratios run from `high` to `low` in `steps` values; the first is pulled to t = 1, and 0 is appended.
     """
     path = path or linear()
+    high = min(high, math.exp(-_noisiest(path)))
     power = torch.linspace(
         high ** (1 / rho), low ** (1 / rho), _positive(steps), dtype=torch.float64
     )
@@ -51,6 +53,7 @@ def log_snr(
 ) -> Tensor:
     r"""Equal steps in $\lambda = \log(\alpha/\sigma)$ from `low` to `high`, between t = 1 and 0: DPM-Solver's grid."""
     path = path or linear()
+    low = max(low, _noisiest(path))
     lam = torch.linspace(low, high, _positive(steps), dtype=torch.float64)
     return _pinned(path.time_at(lam).clamp(max=1.0))
 
@@ -88,6 +91,11 @@ def grid(name: str, steps: int, path: Interpolant) -> Tensor:
     if name not in GRIDS:
         raise ShapeError(f"grid must be one of {', '.join(GRIDS)}; got {name!r}")
     return GRIDS[name](steps, path)
+
+
+def _noisiest(path: Interpolant) -> float:
+    """The log-SNR at which the path ends: -inf, or a number where it keeps a trace of data."""
+    return float(path.log_snr(torch.ones((), dtype=torch.float64)))
 
 
 def _pinned(times: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ or walked with fresh noise: DDPM and DDIM are one family in `eta`, EDM's churn r
 re-noises after a jump (`sample_gamma`: consistency sampling at gamma = 1).
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ def trajectory(flow_map: FlowMap, x: Tensor, times: Tensor, **cond: Any) -> Iter
     # one transfer for the whole grid; every time owns its memory, which forward-mode AD asks for
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     rows = times.to(device=x.device, dtype=wide)[:, None].repeat(1, len(x))
-    for s, t in zip(rows[:-1], rows[1:], strict=True):
+    for s, t in itertools.pairwise(rows):
         x = flow_map(x, s, t, **cond)
         yield Step(s, t, x)
 
@@ -66,9 +67,8 @@ def solve(
 ) -> Tensor:
     """Integrate a velocity field along a grid with a solver: the long walk that a flow map replaces. (B, *D) to (B, *D)."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    for x in solver.integrate(velocity, x, times.to(device=x.device, dtype=wide), path, **cond):
-        pass
-    return x
+    *_, end = solver.integrate(velocity, x, times.to(device=x.device, dtype=wide), path, **cond)
+    return end
 
 
 def sample_eta(
@@ -139,7 +139,7 @@ def sample_churn(
 def renoise(
     path: Interpolant, x: Tensor, w: Tensor, t: Tensor, generator: Generator, noise: float = 1.0
 ) -> Tensor:
-    r"""From $x_w$ up to $x_t$, $t \geq w$: $x_t = (\alpha_t/\alpha_w)x_w + \sqrt{\sigma_t^2-(\alpha_t/\alpha_w)^2\sigma_w^2}\,z$."""
+    r"""From $x_w$ up to $x_t$: $x_t = (\alpha_t/\alpha_w)x_w + \sqrt{\sigma_t^2-(\alpha_t/\alpha_w)^2\sigma_w^2}\,z$."""
     a, b = path.at(w, x), path.at(t, x)
     # pure noise (alpha_w = 0, so t = w = 1) stays as it is
     ratio = torch.where(a.alpha == 0, 1.0, b.alpha / a.alpha)

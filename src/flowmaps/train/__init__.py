@@ -30,7 +30,7 @@ _HOMES = {
     "State": "state",
 }
 
-__all__ = list(_HOMES)
+__all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,7 +28,8 @@ from ..core.interpolant import INTERPOLANTS, Interpolant
 from ..core.parametrization import describe, restore
 from ..errors import CheckpointError
 from ..nets import build
-from .state import State, under as _under
+from .state import State
+from .state import under as _under
 
 FORMAT = 1
 """Version of the folder's layout; a reader refuses a newer one."""

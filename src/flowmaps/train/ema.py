@@ -27,7 +27,7 @@ class Average:
         decay = 0.5 ** (
             1 / max(self.half_life * step, 0.5)
         )  # starts as a copy: at step 1 nearly all is new
-        torch._foreach_lerp_(list(self.weights.values()), new, 1 - decay)  # pyright: ignore[reportPrivateUsage]
+        torch._foreach_lerp_(list(self.weights.values()), new, 1 - decay)  # pyright: ignore
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the average."""

@@ -1,7 +1,6 @@
 """What happens beside training: progress, metrics, previews. A hook is a function of an `Event`, and there is no other way in."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +86,7 @@ def trim_metrics(folder: Path, step: int) -> None:
             continue
     draft = file.with_suffix(".draft")
     draft.write_text("".join(line + "\n" for line in kept))
-    os.replace(draft, file)
+    draft.replace(file)
 
 
 @final
@@ -112,7 +111,11 @@ class Progress:
             f"{self.title}  step {event.state.step:,}  {done:4.0%}  {parts}  "
             f"{event.rate:,.0f} samples/s  {_left(seconds, done)}"
         )
-        end = "\n" if event.last or not self.console.is_terminal else "\r"
+        if not self.console.is_terminal:  # a log has no width
+            self.console.print(line, soft_wrap=True)
+            return
+        line = line.ljust(self.console.width - 1)  # what a longer line left behind is covered
+        end = "\n" if event.last else "\r"
         self.console.print(line, end=end, overflow="ellipsis", no_wrap=True)
 
 

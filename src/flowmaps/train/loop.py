@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor, nn
 
+from ..core.autodiff import compiled
 from ..core.flow_map import FlowMap, NetFlowMap
 from ..errors import TrainingError
 from ..learn.objective import Loss, Objective, Points, Recipe, move, shard
@@ -50,7 +51,7 @@ class _Stop:
 
 
 @contextmanager
-def _interruptible():  # noqa: ANN202  # Generator[_Stop], inferred
+def _interruptible() -> Generator[_Stop]:
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -178,7 +179,7 @@ class _Loop:
         """The objective as it is run: compiled if that was chosen, wrapped by DDP if there are several processes."""
         loss: nn.Module = self.state.objective
         if self.choice.compiled:
-            loss = torch.compile(loss, dynamic=False)  # pyright: ignore[reportAssignmentType]
+            loss = compiled(loss)
         return self.group.wrap(loss)
 
     def run_to_end(self, stop: _Stop, folder: Path | None, hooks: Sequence[Hook]) -> None:
@@ -307,7 +308,10 @@ def _explain(objective: Objective, drawn: tuple[Points, ...], step: int) -> str:
                     f"first at times {times}; nothing was updated, and the last checkpoint is intact. "
                     "Lower the learning rate, or clip or normalise the tangent"
                 )
-    return f"the loss is not finite at step {step}, but every term is finite when computed again in full precision: use precision=fp32"
+    return (
+        f"the loss is not finite at step {step}, but every term is finite when computed again in full precision: "
+        "use precision=fp32"
+    )
 
 
 __all__ = ["Data", "Event", "Hook", "Progress", "fit", "learning_rate"]

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ..core.flow_map import FlowMap, NetFlowMap
-from ..data import Data, load as load_data
+from ..data import Data
+from ..data import load as load_data
 from ..errors import CheckpointError, RecipeError
 from ..learn.guidance import Guidance
 from ..learn.objective import Recipe

@@ -1,0 +1,1 @@
+"""What other packages can test themselves with: the exam for recipes, and small worlds where everything is known."""

@@ -1,0 +1,29 @@
+"""What all tests share: one thread, a generator, and the four paths."""
+
+import pytest
+import torch
+
+from flowmaps.core import interpolant
+
+PATHS = ("linear", "trig", "vp", "ve")
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def gen() -> torch.Generator:
+    return torch.Generator().manual_seed(20261123)
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest) -> interpolant.Interpolant:
+    """Each path in turn."""
+    return interpolant.INTERPOLANTS[request.param]()
+
+
+@pytest.fixture(params=PATHS[:3])
+def unit_path(request: pytest.FixtureRequest) -> interpolant.Interpolant:
+    """The paths whose prior is (almost) standard normal."""
+    return interpolant.INTERPOLANTS[request.param]()
