@@ -61,7 +61,7 @@ def references() -> dict[str, Entry]:
         >>> references()["ho2020ddpm"].paper
         'arXiv:2006.11239'
     """
-    text = (files(__package__) / "references.bib").read_text(encoding="utf-8")
+    text = (files("flowmaps") / "references.bib").read_text(encoding="utf-8")
     found = (
         Entry(match[1], match[0], {k.lower(): v for k, v in _FIELD.findall(match[0])})
         for match in _ENTRY.finditer(text)

@@ -1,6 +1,6 @@
 """Is this map right? Checks what every flow map must satisfy, over all sources and targets of a jump.
 
-examples:
+Examples:
   flowmaps audit runs/map                      picture and json go to runs/map/audit
   flowmaps audit runs/map --teacher runs/teacher
   flowmaps audit runs/map --json > audit.json
@@ -109,7 +109,13 @@ def _teacher(path: Path | None, model: "Model") -> "FlowMap | None":
 
 def _print(found: "Audit", out: Path) -> None:
     rows = [
-        [name, *("-" if s[part] is None else f"{s[part]:.3g}" for part in ("median", "short", "long", "worst"))]
+        [
+            name,
+            *(
+                "-" if s[part] is None else f"{s[part]:.3g}"
+                for part in ("median", "short", "long", "worst")
+            ),
+        ]
         for name, s in found.summary.items()
     ]
     print(table(["condition", "median", "short jumps", "long jumps", "worst cell"], rows))

@@ -1,6 +1,6 @@
 """BibTeX of a method: the paper first, then what it builds on.
 
-examples:
+Examples:
   flowmaps cite mean_flow              a recipe
   flowmaps cite karras2022edm          a key of the bibliography
   flowmaps cite mean_flow >> paper.bib

@@ -1,6 +1,6 @@
 """The flow map against the model that is walked step by step: quality, wall time and network calls, from the same noise.
 
-examples:
+Examples:
   flowmaps compare runs/map                                  against the map's own velocity
   flowmaps compare runs/map --baseline runs/teacher          against another model's
   flowmaps compare runs/map --steps 1,2,4 -n 1000 --json
@@ -12,7 +12,7 @@ Writes compare.json, compare.png (scores and time against network calls) and sam
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, final
+from typing import TYPE_CHECKING, Annotated, final
 
 from tyro.conf import Positional, arg
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..core.flow_map import FlowMap
     from ..report.compare import Row
-    from .draw import Model
+    from .draw import Model, Way
 
 
 @final
@@ -65,7 +65,9 @@ def main(argv: list[str]) -> int:
     options = parse(Options, argv, name="compare", about=f"{__doc__}")
     steps = integers(options.steps, "--steps")
     if options.n < 10 or options.batch < 1:
-        raise UsageError(f"scores need at least 10 samples; got -n {options.n}, --batch {options.batch}")
+        raise UsageError(
+            f"scores need at least 10 samples; got -n {options.n}, --batch {options.batch}"
+        )
     from ..core.flow_map import rematch
     from ..report.compare import compare, compare_figure
     from ..report.style import save_png, write_atomically
@@ -79,7 +81,7 @@ def main(argv: list[str]) -> int:
     data = data_of(model, options.data)
     noise, cond, labels = conditions(model, options.n, options.seed, extra)
     scores = judge(data, options.features)
-    say(f"sampling {options.n:,} twice at {len(steps)} numbers of steps ...")
+    say(f"drawing {options.n:,} samples both ways at {len(steps)} numbers of steps ...")
     local = None if other is None else rematch(other, flow_map.interpolant)
     rows = compare(
         flow_map,
@@ -139,7 +141,7 @@ def _picture(
     model: "Model",
     noise: "Tensor",
     cond: "dict[str, Tensor]",
-    way: Any,
+    way: "Way",
     steps: int,
     out: Path,
 ) -> list[Path]:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..core.flow_map import FlowMap
 from ..core.solver import SOLVERS
-from ..data import Data, load as load_data
+from ..data import Data
+from ..data import load as load_data
 from ..data.batches import seeded
 from ..sample import CFG, GRIDS, grid, sample, solve
 from ..train import checkpoint

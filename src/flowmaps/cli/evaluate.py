@@ -1,6 +1,6 @@
 """Score the samples of a model against its data.
 
-examples:
+Examples:
   flowmaps evaluate runs/map                            5,000 samples in one jump
   flowmaps evaluate runs/map --steps 4 --json
   flowmaps evaluate runs/teacher --solver heun --steps 32
@@ -59,18 +59,20 @@ def main(argv: list[str]) -> int:
     """Draw, score, print."""
     options = parse(Options, argv, name="evaluate", about=f"{__doc__}")
     if options.n < 10 or options.batch < 1:
-        raise UsageError(f"scores need at least 10 samples; got -n {options.n}, --batch {options.batch}")
+        raise UsageError(
+            f"scores need at least 10 samples; got -n {options.n}, --batch {options.batch}"
+        )
     from .draw import Way, data_of, draw, open_model
     from .scores import judge
 
     way = Way(options.steps, options.solver, options.grid)
     model = open_model(options.checkpoint, options.ema)
     if model.local and options.solver is None:
-        say(f"note: {model.recipe} learns a velocity and cannot jump; better: --solver heun --steps 32")
+        say(
+            f"note: {model.recipe} learns a velocity and cannot jump; better: --solver heun --steps 32"
+        )
     scores = judge(data_of(model, options.data), options.features)
-    drawn = draw(
-        model, way, options.n, seed=options.seed, scale=options.scale, batch=options.batch
-    )
+    drawn = draw(model, way, options.n, seed=options.seed, scale=options.scale, batch=options.batch)
     found = scores.thorough(drawn.x, drawn.labels)
     if options.json:
         settings = {"checkpoint": str(model.saved.path), "recipe": model.recipe, "n": options.n}
@@ -78,6 +80,8 @@ def main(argv: list[str]) -> int:
         space = "pixels" if options.features is None else str(options.features)
         to_json(settings | way_taken | {"features": space, "scores": found})
         return 0
-    print(f"{options.checkpoint} ({model.recipe}), {options.n:,} samples, {way}, {drawn.seconds:.3g} s")
+    print(
+        f"{options.checkpoint} ({model.recipe}), {options.n:,} samples, {way}, {drawn.seconds:.3g} s"
+    )
     print(table(["score", "value"], [[name, f"{value:.4g}"] for name, value in found.items()]))
     return 0

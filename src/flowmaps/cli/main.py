@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0 fine, 1 the answer is no (audit), 2 an error that the user can mend, 130 stopped by Ctrl-C.
+        The exit status: 0 fine, 2 an error that the user can mend, 130 stopped by Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):

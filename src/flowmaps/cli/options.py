@@ -73,7 +73,7 @@ def parse(
     return value
 
 
-def flags(kind: Any, prefix: str = "") -> Iterator[str]:
+def flags(kind: type[Any], prefix: str = "") -> Iterator[str]:
     """The names of the options of a dataclass or a pydantic model, nested ones with dots."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         fields = {key: (key, field.annotation) for key, field in kind.model_fields.items()}
@@ -96,7 +96,7 @@ def _spelled(field: dataclasses.Field[Any]) -> str:
     return field.name
 
 
-def _model(annotation: Any) -> type[BaseModel] | None:
+def _model(annotation: object) -> type[BaseModel] | None:
     """The pydantic model in `Model`, `Annotated[Model, ...]` or `Model | None`."""
     for each in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(each, type) and issubclass(each, BaseModel):
@@ -172,9 +172,8 @@ def integers(text: str, option: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def to_json(value: Any) -> None:
+def to_json(value: object) -> None:
     """Print a value as json, alone on stdout."""
     import json
 
     print(json.dumps(value, indent=1, ensure_ascii=False), file=sys.stdout)
-

@@ -1,6 +1,6 @@
 """The methods that can be trained, from their own values: nothing here is written by hand.
 
-examples:
+Examples:
   flowmaps recipes                     the table
   flowmaps recipes --json              the same for programs, with arguments and defaults
   flowmaps train lsd ...               train one

@@ -1,6 +1,6 @@
 """Draw samples from a trained model: a picture, or an array. The same seed gives the same bytes.
 
-examples:
+Examples:
   flowmaps sample runs/map                                    64 samples in one jump -> samples.png
   flowmaps sample runs/map --steps 4 -n 16 --class 3          four jumps, one class (number or name)
   flowmaps sample runs/map --seed 7 --out more.npy            float32 (N, *shape); or .safetensors, with labels

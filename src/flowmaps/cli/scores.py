@@ -85,13 +85,16 @@ def judge(data: Data, features: Path | None = None, *, some: int = 5000) -> Judg
 
 
 def _moments(data: Data, features: Features) -> Moments:
-    found: Moments | None = None
-    for rows in torch.arange(len(data)).split(1000):
+    def part(rows: Tensor) -> Tensor:
         with torch.no_grad():
-            part = features(data.batch(rows)[0])
-        found = found or Moments(part.shape[-1])
-        found.update(part)
-    assert found is not None  # noqa: S101  # a data set has a row
+            return features(data.batch(rows)[0])
+
+    pieces = torch.arange(len(data)).split(1000)
+    first = part(pieces[0])
+    found = Moments(first.shape[-1])
+    found.update(first)
+    for rows in pieces[1:]:
+        found.update(part(rows))
     return found
 
 
@@ -110,4 +113,6 @@ def _recogniser(
         return recognise
     if len(data) > SMALL:
         return None
-    return fit_agreement(x, labels, gamma=DIGITS_GAMMA if data.name == "digits" else "scale").predict
+    return fit_agreement(
+        x, labels, gamma=DIGITS_GAMMA if data.name == "digits" else "scale"
+    ).predict

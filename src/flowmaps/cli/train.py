@@ -1,6 +1,6 @@
 """Learn a flow map (or a flow-matching model to distil it from), and keep it in a folder.
 
-examples:
+Examples:
   flowmaps train flow_matching --data digits --out runs/teacher --run.steps 4000
   flowmaps train emd --set.through target --teacher runs/teacher --out runs/map
   flowmaps train mean_flow --data ./photos --size 32 --net dit-small --set.diagonal 0.5
@@ -51,19 +51,21 @@ def main(argv: list[str]) -> int:
     if options.print_config:
         print(yaml.safe_dump(options.config.model_dump(mode="json"), sort_keys=False), end="")
         return 0
-    return _train(options.config, options.out or _folder(options.config), options.resume)
+    return _train(options.config, options.out or default_folder(options.config), options.resume)
 
 
 def read(argv: list[str], settings: dict[str, Any]) -> Options:
     """Options from arguments and recipe settings: file or resumed run first, then what the command line says."""
     file, out = _value(argv, "--config"), _value(argv, "--out")
-    start = _from_file(Path(file)) if file else Config()
+    start = _from_file(Path(file)) if file else Config()  # pyright: ignore[reportCallIssue]
     if "--resume" in argv:
         start = _from_run(out)
     guided = start.guidance is not None or any(a.startswith("--guidance.") for a in argv)
     # tyro cannot enter a group whose default is None: it is always there, and taken out again
     shown = start.model_copy(update={"guidance": start.guidance or GuidanceConfig()})  # pyright: ignore[reportCallIssue]
-    options = parse(Options, argv, name="train", usage="[RECIPE]", about=f"{__doc__}", default=Options(shown))
+    options = parse(
+        Options, argv, name="train", usage="[RECIPE]", about=f"{__doc__}", default=Options(shown)
+    )
     update: dict[str, Any] = {"set": start.set | settings}
     if not guided:
         update["guidance"] = None
@@ -81,13 +83,19 @@ def _train(config: Config, out: Path, resume: bool) -> int:
     config = config.model_copy(update={"set": checked(config.recipe, config.set)})
     recipe = recipes.get(config.recipe, **config.set)
     if config.net not in NETS:
-        raise UsageError(f"no network is called {config.net!r}{nearest(config.net, NETS)}; there are {', '.join(NETS)}")
+        raise UsageError(
+            f"no network is called {config.net!r}{nearest(config.net, NETS)}; there are {', '.join(NETS)}"
+        )
     say(f"machine: {machine.choose(config.run).reason}")
-    say(f"{'resuming' if resume else 'training'} {recipe.name} on {config.data} with {config.net}; {out}")
+    say(
+        f"{'resuming' if resume else 'training'} {recipe.name} on {config.data} with {config.net}; {out}"
+    )
     hooks = [Progress(recipe.name), Previews(out)] if first_process() else []
     state = setup.train(config, out, resume=resume, hooks=hooks)
     if state.progress(config.run) < 1:
-        say(f"stopped at step {state.step:,}; everything is saved. To go on:\n  flowmaps train --resume {out}")
+        say(
+            f"stopped at step {state.step:,}; everything is saved. To go on:\n  flowmaps train --resume {out}"
+        )
         return 130
     if first_process():
         print(_next(out, recipe.local, recipe.name))
@@ -153,6 +161,7 @@ def _from_run(folder: str | None) -> Config:
         raise UsageError(f"{folder}/config.json: {explained(error, Config)}") from error
 
 
-def _folder(config: Config) -> Path:
+def default_folder(config: Config) -> Path:
+    """runs/RECIPE-DATA, with what a path may not hold replaced."""
     data = re.sub(r"[^A-Za-z0-9._-]+", "-", config.data.rstrip("/").rpartition("/")[2]).strip("-.")
     return Path("runs") / f"{config.recipe}-{data or 'data'}"

@@ -271,17 +271,19 @@ def audit_figure(found: Audit) -> Figure:
     from matplotlib.colors import LogNorm
 
     text = "\n".join(
-        textwrap.fill(f"\u2022 {line}", 128, subsequent_indent="   ") for line in found.verdict
+        textwrap.fill(f"\u2022 {line}", 31 * len(found.cells), subsequent_indent="   ")
+        for line in found.verdict
     )
     count, lines = len(found.cells), text.count("\n") + 1
     figure = new_figure(2.15 * count + 1.0, 2.75 + 0.19 * lines)
-    panels, words = figure.subfigures(2, 1, height_ratios=[2.75, 0.19 * lines])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[2.75, 0.19 * lines])
+    panels, words = parts
     colours = ScalarMappable(LogNorm(LIMIT / 100, LIMIT * 100), residual_colours())
-    row = panels.subplots(1, count, squeeze=False)[0]
+    row: list[Axes] = list(panels.subplots(1, count, squeeze=False)[0])
     for axes, name in zip(row, found.cells, strict=True):
         _triangle(axes, found, name, colours)
     row[0].set_ylabel("target t", fontsize=9, color=SOFT)
-    bar = panels.colorbar(colours, ax=list(row), shrink=0.66, aspect=14, pad=0.02)
+    bar = panels.colorbar(colours, ax=row, shrink=0.66, aspect=14, pad=0.02)
     bar.ax.tick_params(labelsize=8, colors=SOFT, length=3)
     bar.ax.tick_params(which="minor", length=0)
     bar.set_ticks(
@@ -309,6 +311,6 @@ def _triangle(axes: Axes, found: Audit, name: str, colours: Any) -> None:  # noq
     axes.set_xticks([0, 0.5, 1], ["0\ndata", "0.5", "1\nnoise"])
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     axes.text(0.03, 0.97, meaning, transform=axes.transAxes, va="top", fontsize=7.5, color=SOFT)
-    median = plain(found.summary[name]["median"] or 0.0)
+    median = plain(float(f"{found.summary[name]['median'] or 0.0:.2g}"))
     axes.text(0.03, 0.87, median, transform=axes.transAxes, va="top", fontsize=13, color=INK)
     axes.text(0.03, 0.73, "median", transform=axes.transAxes, va="top", fontsize=7.5, color=SOFT)

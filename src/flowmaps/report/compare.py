@@ -214,11 +214,13 @@ def compare_figure(rows: Sequence[Row]) -> Figure:
                 best.quality[name], color=WALK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1
             )
     tidy(panels[-1], "Seconds for all samples", "network evaluations per sample")
-    _curves(panels[-1], rows, lambda row: row.seconds, log=True)
+    _curves(panels[-1], rows, lambda row: row.seconds, log=True, named=False)
     return figure
 
 
-def _curves(axes: Axes, rows: Sequence[Row], value: Callable[[Row], float], *, log: bool) -> None:
+def _curves(
+    axes: Axes, rows: Sequence[Row], value: Callable[[Row], float], *, log: bool, named: bool = True
+) -> None:
     """One labelled line per model."""
     axes.set_xscale("log", base=2)
     if log and all(value(row) > 0 for row in rows):
@@ -228,10 +230,21 @@ def _curves(axes: Axes, rows: Sequence[Row], value: Callable[[Row], float], *, l
         if line:
             x, y = [row.nfe for row in line], [value(row) for row in line]
             axes.plot(x, y, color=colour, marker="o", markersize=4.5, linewidth=1.8, zorder=3)
+            if named:
+                name = (
+                    _NAMES[model] if model == "flow_map" else f"{_NAMES[model]}, {line[0].sampler}"
+                )
+                # above the flow map's first point, which is good; right of the solved model's, which is not
+                place = (-4, 8) if model == "flow_map" else (9, -3)
+                axes.annotate(
+                    name, (x[0], y[0]), xytext=place, textcoords="offset points", fontsize=9, fontweight="bold",
+                    color=colour, zorder=6,
+                )  # fmt: skip
     ticks = sorted({row.nfe for row in rows})
     axes.set_xticks(ticks, [plain(tick) for tick in ticks])
     axes.xaxis.minorticks_off()
     axes.yaxis.set_major_formatter(lambda y, _: plain(y))
     axes.yaxis.set_minor_formatter(lambda y, _: "")
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.margins(y=0.12)
     axes.set_axisbelow(True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.flow_map import FlowMap
 from ..core.solver import HEUN, Solver
 from ..errors import ShapeError
-from .style import INK, SOFT, to_pixels
+from .style import INK, SOFT, check_images, to_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,6 +40,7 @@ def image_grid(
         >>> image_grid(torch.zeros(6, 1, 8, 8), columns=3, scale=2, gap=1).size
         (50, 33)
     """
+    check_images(x)
     columns = columns or max(1, round(len(x) ** 0.5))
     scale = scale or _scale(x)
     if min(columns, scale) < 1 or gap < 0:

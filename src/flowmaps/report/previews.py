@@ -36,7 +36,7 @@ class Previews:
         count: Samples of images; points are shown 1,000.
     """
 
-    def __init__(self, folder: Path | str, *, count: int = 32) -> None:
+    def __init__(self, folder: Path | str, *, count: int = 40) -> None:
         self.folder, self.count = Path(folder), count
 
     def __call__(self, event: Event) -> None:
@@ -55,7 +55,7 @@ class Previews:
         drawn = preview(
             event.state.averaged(), noise.to(device), event.state.objective.recipe.local, cond
         )
-        picture = scatter(drawn) if len(shape) == 1 else ladder(drawn, across=4)
+        picture = scatter(drawn) if len(shape) == 1 else ladder(drawn, across=5)
         save_png(picture, self.folder / "previews" / f"step-{event.state.step:08d}.png")
 
 

@@ -36,8 +36,10 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty figure, inches; no pyplot, so nothing global is touched and nothing stays open."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -111,17 +113,17 @@ def write_atomically(path: Path, content: bytes) -> Path:
     return path
 
 
-def to_pixels(x: Tensor) -> Tensor:
-    """Images (N, C, H, W) in [-1, 1] as bytes (N, H, W, 3); values outside are clipped.
-
-    Raises:
-        ShapeError: If the shape is not that, with 1 or 3 channels, or a value is not finite.
-    """
+def check_images(x: Tensor) -> None:
+    """Images are (N, C, H, W), finite, with 1 or 3 channels."""
     if x.ndim != 4 or x.shape[1] not in (1, 3) or x.numel() == 0:
         raise ShapeError(
             f"expected images (N, 1, H, W) or (N, 3, H, W); got {tuple(x.shape)}; add the missing axis"
         )
     if not bool(x.isfinite().all()):
         raise ShapeError("expected finite images; got inf or nan; look at what made them")
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """Images (N, C, H, W) in [-1, 1] as bytes (N, H, W, 3); values outside are clipped."""
     unit = (x.detach().cpu().float().clamp(-1, 1) + 1) * 127.5
     return unit.round().to(torch.uint8).expand(-1, 3, -1, -1).movedim(1, -1)

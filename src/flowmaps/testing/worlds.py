@@ -45,3 +45,10 @@ def rotation(angle: float, dtype: torch.dtype = torch.float64) -> Tensor:
     """The rotation of the plane by `angle` radians, (2, 2)."""
     turn = torch.tensor(angle, dtype=dtype)
     return torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()]).reshape(2, 2)
+
+
+def plane(path: Interpolant | None = None, dtype: torch.dtype = torch.float64) -> Gaussian:
+    """Two independent normal coordinates."""
+    return Gaussian(
+        torch.tensor([0.3, -0.5], dtype=dtype), torch.tensor([0.5, 0.8], dtype=dtype), path or linear()
+    )

@@ -12,6 +12,7 @@ any moment leaves the earlier checkpoints as they were.
 import contextlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ FORMAT = 1
 """Version of the folder's layout; a reader refuses a newer one."""
 
 Json = dict[str, Any]
+
+_KEYS = ("step", "seconds", "bytes", "recipe", "data", "averages")  # what every about.json has
 
 
 def save(run_folder: Path, state: State, *, keep: int = 2) -> Path:
@@ -65,9 +68,7 @@ def save(run_folder: Path, state: State, *, keep: int = 2) -> Path:
 
 
 def _write(draft: Path, state: State) -> None:
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.tensors().items()}
-    # shared storages would be refused by safetensors: averages and copies are clones by construction
-    save_file(tensors, draft / "state.safetensors")
+    save_file(_apart(state.tensors()), draft / "state.safetensors")
     about = {
         "format": FORMAT,
         "flowmaps": __version__,
@@ -82,11 +83,24 @@ def _write(draft: Path, state: State) -> None:
         _flush(draft / file)
 
 
+def _apart(named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU, each with memory of its own: safetensors refuses tied weights."""
+    apart: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for key, value in named.items():
+        tensor = value.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        apart[key] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return apart
+
+
 def write_json(path: Path, value: Json) -> None:
     """Write json atomically."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(value, indent=1))
-    draft.rename(path)
+    _flush(draft)
+    draft.replace(path)
 
 
 def _flush(path: Path) -> None:
@@ -99,7 +113,8 @@ def _flush(path: Path) -> None:
 
 def complete(folder: Path) -> list[Path]:
     """The complete checkpoints of a folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "about.json").exists())
+    found = (path for path in folder.glob("step-*") if (path / "about.json").exists())
+    return sorted(found, key=lambda path: (len(path.name), path.name))  # step-100000000 is newer
 
 
 def _survivors(folder: Path) -> str:
@@ -138,23 +153,34 @@ def read(path: str | Path) -> tuple[Json, dict[str, torch.Tensor]]:
     size = weights.stat().st_size if weights.exists() else 0
     if size != about["bytes"]:
         raise CheckpointError(
-            f"{weights} is truncated or altered: it has {size} bytes and should have {about['bytes']}; "
-            "use an earlier checkpoint of the run"
+            f"{weights} is truncated or altered: it has {size} bytes and should have {about['bytes']}; {_earlier(place)}"
         )
     try:
         return about, load_file(weights)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{weights} cannot be read ({error}); use an earlier checkpoint"
-        ) from error
+        raise CheckpointError(f"{weights} cannot be read ({error}); {_earlier(place)}") from error
+
+
+def _earlier(place: Path) -> str:
+    """What to do about a broken checkpoint."""
+    before = [path for path in complete(place.parent) if path != place]
+    if not before:
+        return "the run has no other checkpoint"
+    return (
+        f"the run also has {before[-1].name}: delete {place.name}, and the run goes on from there"
+    )
 
 
 def _manifest(place: Path) -> Json:
     try:
         about = json.loads((place / "about.json").read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{place / 'about.json'} is not readable json ({error})") from error
-    if not isinstance(about, dict) or "format" not in about or "flow_map" not in about:
+    if (
+        not isinstance(about, dict)
+        or not isinstance(about.get("format"), int)
+        or "flow_map" not in about
+    ):
         raise CheckpointError(
             f"{place} was not written by flowmaps: its about.json has no 'format' and 'flow_map'; "
             "models of other libraries come in through flowmaps.NetVelocity"
@@ -163,6 +189,11 @@ def _manifest(place: Path) -> Json:
         raise CheckpointError(
             f"{place} has checkpoint format {about['format']} (flowmaps {about.get('flowmaps')}), this is flowmaps "
             f"{__version__} with format {FORMAT}: upgrade flowmaps to read it"
+        )
+    lost = [key for key in _KEYS if key not in about]
+    if lost:
+        raise CheckpointError(
+            f"{place / 'about.json'} was altered: it has no {', '.join(lost)}; {_earlier(place)}"
         )
     return about
 
@@ -178,12 +209,17 @@ def describe_map(flow_map: NetFlowMap, net: Json | None) -> Json:
     }
 
 
-def build_map(about: Json, net: nn.Module | None = None) -> NetFlowMap:
+def build_map(about: Json | None, net: nn.Module | None = None) -> NetFlowMap:
     """An untrained flow map from its description; `net` where the description names none.
 
     Raises:
-        CheckpointError: If the network is the user's own and none is given.
+        CheckpointError: If the network is the user's own and none is given, or its class or path is not known here.
     """
+    if about is None or about["interpolant"]["name"] not in INTERPOLANTS:
+        raise CheckpointError(
+            "this checkpoint holds a FlowMap class or an interpolant of your own, which `load` cannot build; "
+            "build it yourself and continue it with flowmaps.train.fit(..., resume=True)"
+        )
     if net is None and about["net"] is None:
         raise CheckpointError(
             "this checkpoint holds a network of your own: pass one of the same shape as net="
@@ -191,7 +227,8 @@ def build_map(about: Json, net: nn.Module | None = None) -> NetFlowMap:
     settings = dict(about["interpolant"])
     path: Interpolant = INTERPOLANTS[settings.pop("name")](**settings)
     parametrization = restore(about["parametrization"], path)
-    return NetFlowMap(net or build(about["net"]), path, parametrization, local=about["local"])
+    network = build(about["net"]) if net is None else net
+    return NetFlowMap(network, path, parametrization, local=about["local"])
 
 
 @final
@@ -235,21 +272,23 @@ def load(
         CheckpointError: If the checkpoint is missing, truncated, foreign, newer, or has no such average.
     """
     about, tensors = read(path)
-    weights = _under(tensors, "student")
-    if ema is not None:
-        averaged = _under(tensors, f"ema.{ema}")
-        if not averaged:
-            raise CheckpointError(
-                f"{path} has no moving average number {ema}; it has {about['averages']}"
-            )
-        weights |= averaged  # buffers are not averaged
+    averaged = {} if ema is None else _under(tensors, f"ema.{ema}")
+    if ema is not None and not averaged:
+        raise CheckpointError(
+            f"{path} has no moving average number {ema}; it has {len(about['averages'])}, of half-lives "
+            f"{about['averages']} (ema=None gives the raw weights)"
+        )
     flow_map = build_map(about["flow_map"], net)
     try:
-        flow_map.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the weights of {path} do not fit its own description ({error})"
-        ) from error
+        flow_map.load_state_dict(_under(tensors, "student"))
+        with torch.no_grad():
+            for name, p in (
+                flow_map.named_parameters() if averaged else ()
+            ):  # buffers are not averaged
+                p.copy_(averaged[name])
+    except (RuntimeError, KeyError) as error:
+        fit = "the network that was given" if net is not None else "its own description"
+        raise CheckpointError(f"the weights of {path} do not fit {fit} ({error})") from error
     return Checkpoint(flow_map.to(device).eval().requires_grad_(False), about, locate(path))
 
 
@@ -260,31 +299,48 @@ def resume(path: str | Path, state: State) -> None:
         CheckpointError: As `read`, or if it belongs to another configuration.
     """
     about, tensors = read(path)
-    for key in ("recipe", "flow_map", "data"):
-        if about[key] != json.loads(json.dumps(state.about[key])):
+    for key in ("recipe", "flow_map", "data", "averages"):
+        if _plain(about[key]) != _plain(state.about[key]):
             raise CheckpointError(
                 f"{path} was made with another {key}: {about[key]}, this run has {state.about[key]}; "
                 "resume with the configuration of the run (its config.json)"
             )
-    state.step, state.seconds = about["step"], about["seconds"]
-    state.load_tensors(tensors, refreshed=about.get("refreshed", False))
-    state.about["refreshed"] = about.get("refreshed", False)
+    refreshed = about.get("refreshed", False)
+    try:
+        state.load_tensors(tensors, refreshed=refreshed)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"the weights of {path} do not fit this run's network ({error}); build the network of the run"
+        ) from error
+    state.step, state.seconds, state.about["refreshed"] = about["step"], about["seconds"], refreshed
+
+
+def _plain(value: Any) -> str:  # noqa: ANN401
+    """A value as json, without the addresses of functions in a printed recipe."""
+    return re.sub(r" at 0x[0-9a-f]+", "", json.dumps(value))
 
 
 def claim(folder: Path, *, resuming: bool) -> None:
     """Make sure that a run may write to a folder: an empty one, or its own when it resumes.
 
+    A run that was killed before its first checkpoint resumes at its start.
+
     Raises:
-        CheckpointError: If the folder holds another run, or there is nothing to resume.
+        CheckpointError: If the folder holds another run, cannot be made, or there is nothing to resume.
     """
-    found = complete(folder / "checkpoints") if folder.exists() else []
+    found = bool(complete(folder / "checkpoints")) or (folder / "config.json").exists()
     if resuming and not found:
-        raise CheckpointError(f"nothing to resume in {folder}: it holds no complete checkpoint")
-    if not resuming and (found or (folder / "config.json").exists()):
+        raise CheckpointError(f"nothing to resume in {folder}: it holds no run")
+    if not resuming and found:
         raise CheckpointError(
             f"{folder} already holds a run; resume it with --resume, or choose another --out (nothing was overwritten)"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be made a folder ({error}); choose another --out"
+        ) from error
     for draft in (folder / "checkpoints").glob(".step-*"):  # left by a killed process
         with contextlib.suppress(OSError):
             shutil.rmtree(draft)

@@ -40,6 +40,14 @@ class Group:
         dist.all_reduce(values)
         return values / self.world
 
+    def same(self, value: float) -> float:
+        """The value of the first process."""
+        if self.world == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64)
+        dist.broadcast(shared, 0)
+        return float(shared)
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is raised in some process."""
         if self.world == 1:
@@ -53,12 +61,12 @@ class Group:
 
 
 def join(device: str) -> Group:
-    """The group that the launcher made, or a group of one."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        return Group()
+    """The group that the launcher or the caller made, or a group of one."""
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return Group()
+        # flags and losses are reduced on the CPU, gradients where they are
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    return Group(dist.get_rank(), world)
+    return Group(dist.get_rank(), dist.get_world_size())

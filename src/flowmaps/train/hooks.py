@@ -43,13 +43,18 @@ Hook = Callable[[Event], None]
 
 @final
 class Metrics:
-    """Writes metrics.jsonl and TensorBoard files under the run's folder, every `log_every` steps."""
+    """Writes metrics.jsonl and TensorBoard files under the run's folder, every `log_every` steps.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Of the run.
+        step: Where a resumed run begins: TensorBoard then hides what an earlier process wrote after it.
+    """
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self.file = folder / "metrics.jsonl"
-        self.board = SummaryWriter(folder / "tensorboard")
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
 
     def __call__(self, event: Event) -> None:
         if not event.due(event.run.log_every):
@@ -96,7 +101,9 @@ class Progress:
     def __init__(self, title: str, out: IO[str] | None = None, every: float = 10.0) -> None:
         from rich.console import Console
 
-        self.console = Console(file=out, highlight=False, stderr=out is None)
+        self.console = Console(
+            file=out, highlight=False, markup=False, emoji=False, stderr=out is None
+        )
         self.title, self.every, self.last = title, every, 0.0
 
     def __call__(self, event: Event) -> None:

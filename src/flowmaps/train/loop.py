@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, final
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from ..core.autodiff import compiled
 from ..core.flow_map import FlowMap, NetFlowMap
-from ..errors import TrainingError
-from ..learn.objective import Loss, Objective, Points, Recipe, move, shard
+from ..errors import CheckpointError, DataError, TrainingError
+from ..learn.objective import Loss, Objective, Points, Recipe, Term, move, shard
+from ..learn.weights import LearnedLogVar
 from . import checkpoint
 from .distributed import Group, join
 from .hooks import Event, Hook, Metrics, Progress, trim_metrics
@@ -39,20 +41,26 @@ class Data(Protocol):
 @final
 @dataclass
 class _Stop:
-    """Set by Ctrl-C or SIGTERM; the loop ends after the step that it is in."""
+    """Set by Ctrl-C or SIGTERM; the loop ends after the step that it is in, a second signal ends it at once.
 
+    A launcher passes on the Ctrl-C that its processes had already: signals within `echo` seconds of the first are one.
+    """
+
+    echo: float
     signal: int = 0
-    previous: dict[int, Any] = field(default_factory=dict[int, Any])
+    at: float = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
-            raise KeyboardInterrupt  # the second Ctrl-C does not wait
-        self.signal = number
+        now = time.monotonic()
+        if not self.signal:
+            self.signal, self.at = number, now
+        elif now - self.at >= self.echo:
+            raise KeyboardInterrupt
 
 
 @contextmanager
-def _interruptible() -> Generator[_Stop]:
-    stop = _Stop()
+def _interruptible(group: Group) -> Generator[_Stop]:
+    stop = _Stop(echo=5.0 if group.world > 1 else 0.0)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -89,14 +97,16 @@ def fit(
         out: Folder of checkpoints, metrics and previews; without it nothing is written.
         resume: Continue the newest checkpoint of `out`, bit for bit on the same machine.
         hooks: Functions of an `Event`, called after every step on the first process.
-        about: What to write beside the weights; `flowmaps.train.prepare` fills it.
+        about: What to write beside the weights; `flowmaps.train.prepare` fills it. By default shape and classes are those
+            that the data names, and labels of named classes reach the network as `label`.
         order: Rows of step k (batch,); by default an epoch shuffle that depends on `run.seed` and k only.
 
     Returns:
         The state at the end, or at the step where Ctrl-C or SIGTERM stopped it (then `state.step < run.steps`).
 
     Raises:
-        TrainingError: If a loss is not finite; it names the step, the term and the times.
+        TrainingError: If a loss or a gradient is not finite (it names the step, the term and the times), if the machine
+            has no such device, or the student nothing to learn with.
         CheckpointError: If `out` holds another run, or a checkpoint cannot be read or written.
     """
     choice = choose(run)
@@ -106,32 +116,64 @@ def fit(
         flow_map.to(choice.device).train(),
         run,
         _to(teacher, choice),
-        _about(recipe, flow_map, run, about),
+        _about(recipe, flow_map, data, run, about),
     )
     state.objective.to(choice.device)
     folder = Path(out) if out is not None else None
     if folder is not None:
         _open(folder, state, group, resume)
+    elif resume:
+        raise CheckpointError("resume=True continues the run in out=, which was not given")
     loop = _Loop(state, recipe, data, run, choice, group, order or _shuffle(len(data), run))
-    watchers = [*hooks, Metrics(folder)] if folder is not None and group.first else list(hooks)
-    with _interruptible() as stop:
-        loop.run_to_end(stop, folder, watchers if group.first else [])
+    with _interruptible(group) as stop, _watchers(folder, state, group, hooks) as watchers:
+        loop.run_to_end(stop, folder, watchers)
     flow_map.eval()
     return state
 
 
 def _open(folder: Path, state: State, group: Group, resume: bool) -> None:
     """Claim the folder of a run; load the newest checkpoint or write the configuration."""
-    if group.first:
+
+    def claim() -> None:
         checkpoint.claim(folder, resuming=resume)
-        if not resume:
+        if not (folder / "config.json").exists():
             config = state.about.get("config", {"run": state.about["run"]})
             checkpoint.write_json(folder / "config.json", config)
-    group.barrier()
-    if resume:
+
+    _together(group, claim)
+    if resume and checkpoint.complete(folder / "checkpoints"):
         checkpoint.resume(folder, state)
-        if group.first:
-            trim_metrics(folder, state.step)
+    if resume and group.first:
+        trim_metrics(folder, state.step)
+
+
+def _together(group: Group, act: Callable[[], object]) -> None:
+    """The first process acts on the disk, the others wait for it; all raise if it could not."""
+    problem: CheckpointError | None = None
+    if group.first:
+        try:
+            act()
+        except CheckpointError as error:
+            problem = error
+    if group.any(problem is not None):
+        raise problem or CheckpointError(
+            "the first process stopped at its folder; its message says why"
+        )
+
+
+@contextmanager
+def _watchers(
+    folder: Path | None, state: State, group: Group, hooks: Sequence[Hook]
+) -> Generator[Sequence[Hook]]:
+    """The hooks of this process: all on the first one, with metrics if there is a folder, none on the others."""
+    if folder is None or not group.first:
+        yield hooks if group.first else ()
+        return
+    metrics = Metrics(folder, state.step)
+    try:
+        yield [*hooks, metrics]
+    finally:
+        metrics.board.close()
 
 
 def _to(teacher: FlowMap | None, choice: Choice) -> FlowMap | None:
@@ -139,14 +181,18 @@ def _to(teacher: FlowMap | None, choice: Choice) -> FlowMap | None:
 
 
 def _about(
-    recipe: Recipe, flow_map: FlowMap, run: Run, about: dict[str, Any] | None
+    recipe: Recipe, flow_map: FlowMap, data: Data, run: Run, about: dict[str, Any] | None
 ) -> dict[str, Any]:
     described = {
         "flow_map": checkpoint.describe_map(flow_map, None)
         if isinstance(flow_map, NetFlowMap)
         else None,
         "recipe": {"name": recipe.name, "value": repr(recipe)},
-        "data": {"name": "", "shape": [], "classes": []},
+        "data": {
+            "name": getattr(data, "name", ""),
+            "shape": list(getattr(data, "shape", ())),
+            "classes": list(getattr(data, "classes", ())),
+        },
     }
     return described | (about or {}) | {"run": run.model_dump(), "averages": list(run.ema)}
 
@@ -174,6 +220,7 @@ class _Loop:
         self.loss = self._executable()
         self.began = time.perf_counter() - state.seconds
         self.lately: list[tuple[int, float]] = []
+        self.tried = False
 
     def _executable(self) -> nn.Module:
         """The objective as it is run: compiled if that was chosen, wrapped by DDP if there are several processes."""
@@ -189,8 +236,8 @@ class _Loop:
             event = self.step(stop)
             for hook in hooks:
                 hook(event)
-            if folder is not None and self.group.first and event.due(run.save_every):
-                checkpoint.save(folder, state, keep=run.keep)
+            if folder is not None and event.due(run.save_every):
+                _together(self.group, partial(checkpoint.save, folder, state, keep=run.keep))
             if event.last:
                 break
         self.group.barrier()
@@ -203,17 +250,19 @@ class _Loop:
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = lr
         drawn = self.draw(progress)
+        self._try_eagerly(drawn)
         with self._autocast():
             loss: Loss = self.loss(drawn)
         self._check(loss, drawn)
         state.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = nn.utils.clip_grad_norm_(self._trained(), run.clip)
+        self._check_gradient(norm, drawn)
         state.optimizer.step()
         state.step += 1
+        state.seconds = self.group.same(time.perf_counter() - self.began)
         self._average()
         self._refresh(progress)
-        state.seconds = time.perf_counter() - self.began
         stopped = self.group.any(bool(stop.signal))
         return self._event(loss, lr, float(norm), last=stopped or state.progress(run) >= 1)
 
@@ -222,6 +271,10 @@ class _Loop:
         state = self.state
         x_0, labels = self.data.batch(self.order(state.step))
         if self.run.flip:
+            if x_0.ndim != 4:
+                raise DataError(
+                    f"flip mirrors images (C, H, W); got samples of shape {tuple(x_0.shape[1:])}"
+                )
             mirrored = torch.rand(len(x_0), generator=state.generator) < 0.5
             x_0 = torch.where(mirrored.reshape(-1, *(1,) * (x_0.ndim - 1)), x_0.flip(-1), x_0)
         labelled = labels is not None and state.about["data"]["classes"]
@@ -230,6 +283,13 @@ class _Loop:
         if self.group.world > 1:
             drawn = tuple(shard(points, self.group.rank, self.group.world) for points in drawn)
         return tuple(move(points, self.choice.device) for points in drawn)
+
+    def _try_eagerly(self, drawn: tuple[Points, ...]) -> None:
+        """Once before it is compiled: a compiled loss cannot look for the operations whose derivatives are wrong."""
+        if self.choice.compiled and not self.tried:
+            with torch.no_grad(), self._autocast():
+                self.state.objective(drawn)
+        self.tried = True
 
     def _autocast(self) -> AbstractContextManager[Any]:
         # cached casts made under no_grad would cut the graph of the pass that is trained
@@ -241,8 +301,21 @@ class _Loop:
         return [p for p in self.state.objective.parameters() if p.requires_grad]
 
     def _check(self, loss: Loss, drawn: tuple[Points, ...]) -> None:
-        if self.group.any(not bool(torch.isfinite(loss.total))):
-            raise TrainingError(_explain(self.state.objective, drawn, self.state.step))
+        bad = not bool(torch.isfinite(loss.total))
+        if self.group.any(bad):
+            why = _explain(self.state.objective, drawn) if bad else "in another process"
+            raise TrainingError(f"the loss is not finite at step {self.state.step}{why}")
+
+    def _check_gradient(self, norm: Tensor, drawn: tuple[Points, ...]) -> None:
+        """A gradient can be infinite where the loss is not; one step with it would destroy weights and averages."""
+        if bool(torch.isfinite(norm)):
+            return
+        named = self.state.objective.named_parameters()
+        bad = [n for n, p in named if p.grad is not None and not torch.isfinite(p.grad).all()]
+        raise TrainingError(
+            f"the gradient is not finite at step {self.state.step} though the loss is; first in {(bad or ['its norm'])[0]}; "
+            f"{_INTACT}. Look for a root or a quotient whose derivative is infinite where its value is not"
+        )
 
     def _average(self) -> None:
         state = self.state
@@ -290,12 +363,14 @@ def learning_rate(run: Run, step: int, progress: float) -> float:
     return peak * (1 - progress) if run.schedule == "linear" else peak
 
 
-def _explain(objective: Objective, drawn: tuple[Points, ...], step: int) -> str:
+_INTACT = "nothing was updated, and the last checkpoint is intact"
+
+
+def _explain(objective: Objective, drawn: tuple[Points, ...]) -> str:
     """Which term and which times made the loss non-finite, found by computing the rows again, term by term."""
     with torch.no_grad():
         for term, b in zip(objective.recipe.terms, drawn, strict=True):
-            prediction, target = term.rule(objective.student, b, objective)
-            bad = ~torch.isfinite(term.per_row(prediction, target))
+            bad = ~torch.isfinite(_rows(objective, term, b))
             if bad.any():
                 times = ", ".join(
                     f"(s={s:.4f}, t={t:.4f})"
@@ -304,13 +379,24 @@ def _explain(objective: Objective, drawn: tuple[Points, ...], step: int) -> str:
                     )
                 )
                 return (
-                    f"the loss is not finite at step {step}: term {term.label!r}, {int(bad.sum())} of {len(bad)} rows, "
-                    f"first at times {times}; nothing was updated, and the last checkpoint is intact. "
+                    f": term {term.label!r}, {int(bad.sum())} of {len(bad)} rows, first at times {times}; {_INTACT}. "
                     "Lower the learning rate, or clip or normalise the tangent"
                 )
     return (
-        f"the loss is not finite at step {step}, but every term is finite when computed again in full precision: "
-        "use precision=fp32"
+        f", but every term is finite when computed again in full precision; {_INTACT}. Use precision=fp32, "
+        "or look for a network or guidance that is not finite itself"
+    )
+
+
+def _rows(objective: Objective, term: Term, b: Points) -> Tensor:
+    """The weighted loss of every row (B,)."""
+    row = term.per_row(*term.rule(objective.student, b, objective))
+    if isinstance(term.weight, LearnedLogVar):
+        return row + objective.logvar(b.times.s, b.times.t) if objective.logvar is not None else row
+    return (
+        row
+        if term.weight is None
+        else row * term.weight(objective.recipe.interpolant, b.times.s, b.times.t)
     )
 
 

@@ -8,6 +8,7 @@ from typing import final
 
 import torch
 
+from ..errors import TrainingError
 from .run import Run
 
 COMPILE_SECONDS = (
@@ -43,10 +44,12 @@ def has_bf16_units(device: str) -> bool:
 
 
 def choose(run: Run) -> Choice:
-    """Resolve every "auto" of a run for this machine."""
-    device = run.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    """Resolve every "auto" of a run for this machine.
+
+    Raises:
+        TrainingError: If the machine has no such device.
+    """
+    device = _device(run.device)
     units = has_bf16_units(device)
     bf16 = run.precision == "bf16" or (run.precision == "auto" and units)
     compiled = run.compile == "yes" or (run.compile == "auto" and _worth_compiling(run))
@@ -59,6 +62,26 @@ def choose(run: Run) -> Choice:
         f"({'as asked' if run.compile != 'auto' else 'long run' if compiled else 'short run or no C++ compiler'})"
     )
     return Choice(device, bf16, compiled, reason)
+
+
+def _device(asked: str) -> str:
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if asked == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if asked not in there:
+        raise TrainingError(
+            f"device must be auto, cpu, cuda or mps; got {asked!r} (one GPU of several is chosen by CUDA_VISIBLE_DEVICES)"
+        )
+    if not there[asked]:
+        raise TrainingError(
+            f"device {asked!r} was asked for, but torch {torch.__version__} finds none on this machine; "
+            "use device=auto, or a build of torch that knows the device"
+        )
+    return asked
 
 
 def _worth_compiling(run: Run) -> bool:

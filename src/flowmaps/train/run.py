@@ -25,9 +25,9 @@ class Run(_Model):
     repeatable bit for bit, since its schedule follows the clock."""
     batch: int = Field(256, ge=1)
     """Samples per step, over all processes."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Of everything random: initial weights, order of the data, noise, times."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(1e-3, gt=0, allow_inf_nan=False)
     """Peak learning rate of AdamW."""
     warmup: int = Field(100, ge=0)
     """Steps of linear warm-up."""

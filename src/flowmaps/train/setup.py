@@ -54,10 +54,8 @@ def prepare(config: Config) -> Prepared:
     net = describe_net(
         config.net, data.shape, classes=len(classes), guided=guided, patch=config.patch
     )
-    with torch.random.fork_rng():
-        torch.random.manual_seed(
-            config.run.seed
-        )  # initial weights: torch.nn.init draws from the global generator
+    with torch.random.fork_rng(devices=[]):  # torch.nn.init draws from the global generator
+        torch.default_generator.manual_seed(config.run.seed)
         flow_map = NetFlowMap(
             build(net), recipe.interpolant, recipe.parametrization, local=recipe.local
         )
@@ -142,11 +140,15 @@ def config_of(folder: str | Path) -> Config:
     """The configuration of a run.
 
     Raises:
-        CheckpointError: If the folder has none.
+        CheckpointError: If the folder has none, or it is not json.
     """
     file = Path(folder) / "config.json"
     if not file.exists():
         raise CheckpointError(
             f"{folder} has no config.json: it is not the folder of a flowmaps run"
         )
-    return Config.model_validate(json.loads(file.read_text()))
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is not readable json ({error})") from error
+    return Config.model_validate(values)

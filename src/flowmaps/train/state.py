@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..core.flow_map import FlowMap, NetFlowMap
+from ..errors import TrainingError
 from ..learn.objective import Objective, Recipe
 from .ema import Average
 from .run import Run
@@ -61,9 +62,11 @@ class State:
         named = {f"student.{k}": v for k, v in self.student.state_dict().items()}
         for i, average in enumerate(self.averages):
             named |= {f"ema.{i}.{k}": v for k, v in average.weights.items()}
+        # a solved or rematched teacher is rebuilt by its owner, a former student is not
+        kept = isinstance(self.objective.teacher, NetFlowMap) or self.about.get("refreshed")
         for role in ("teacher", "ema", "logvar"):
             module = getattr(self.objective, role)
-            if module is not None and (role != "teacher" or isinstance(module, NetFlowMap)):
+            if module is not None and (role != "teacher" or kept):
                 prefix = "target" if role == "ema" else role
                 named |= {f"{prefix}.{k}": v for k, v in module.state_dict().items()}
         for i, slots in self.optimizer.state_dict()["state"].items():
@@ -105,9 +108,25 @@ def under(named: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def new_state(
     recipe: Recipe, student: FlowMap, run: Run, teacher: FlowMap | None, about: dict[str, Any]
 ) -> State:
-    """A run before its first step. The student is trained in place; the teacher is frozen in place."""
+    """A run before its first step. The student is trained in place; the teacher is frozen in place.
+
+    Raises:
+        TrainingError: If the student has nothing to learn with.
+    """
+    if not any(p.requires_grad for p in student.parameters()):
+        raise TrainingError(
+            "no parameter of the student requires a gradient; maps from `flowmaps.train.load` come frozen: "
+            "call flow_map.requires_grad_(True) first"
+        )
+    own = {id(p) for p in student.parameters()}
+    if teacher is not None and any(id(p) in own for p in teacher.parameters()):
+        teacher = copy.deepcopy(teacher)  # freezing it would freeze the student
     target = copy.deepcopy(student) if recipe.ema_target is not None else None
-    objective = Objective(recipe, student, teacher, target)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # a learned weight draws its start from the global generator
+        torch.default_generator.manual_seed(run.seed)
+        objective = Objective(recipe, student, teacher, target)
     learned = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         learned, lr=run.lr, betas=(0.9, run.beta2), weight_decay=run.weight_decay, fused=True

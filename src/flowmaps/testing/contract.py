@@ -1,0 +1,252 @@
+"""The exam that every recipe takes, ours and other people's: is it well formed, is it right, does it learn.
+
+    from flowmaps.testing.contract import exam
+    report = exam(my_recipe)
+    assert not report.problems and report.error < 0.2
+
+*Right* means that the exact flow map is a stationary point: at it, the gradient of the loss is zero in expectation. It is
+measured on a rotated Gaussian, whose posterior is symmetric; with skewed posteriors an adaptive or Huber metric moves the
+minimum even of a correct rule. *Learns* means a one-step map of a two-dimensional mixture, judged against the exact map.
+"""
+
+import inspect
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ..core.flow_map import FlowMap, NetFlowMap
+from ..core.interpolant import Interpolant
+from ..core.oracle import Rotated
+from ..core.parametrization import Parametrization
+from ..core.solver import HEUN
+from ..learn.objective import Objective, Recipe, map_points
+from ..learn.rules import Points
+from ..sample.grids import log_snr
+from ..sample.sample import solve
+from . import worlds
+
+STANDARD_ERRORS = 5.0
+"""Bound on the mean gradient at the exact map: with 40 batches Student's t exceeds it once in 80,000 exams."""
+
+
+@final
+@dataclass(frozen=True)
+class Report:
+    """What an exam found.
+
+    Attributes:
+        name: The recipe.
+        problems: Sentences, empty when the recipe is well formed and right.
+        drift: Norm of the mean gradient at the exact map, in its standard errors.
+        error: Root mean square error of the learned map, relative to the spread of the exact one: of one step, or, for a
+            local recipe, of 64 Heun steps.
+        one_step: The same for one step, whatever the recipe.
+        seconds: Duration of the training.
+    """
+
+    name: str
+    problems: tuple[str, ...] = field(default=())
+    drift: float = 0.0
+    error: float = 0.0
+    one_step: float = 0.0
+    seconds: float = 0.0
+
+
+def exam(
+    factory: Callable[..., Recipe], *, steps: int = 600, batch: int = 512, seed: int = 0
+) -> Report:
+    """Examine the recipe that `factory()` returns.
+
+    Args:
+        factory: A function that can be called without arguments, named as its recipe.
+        steps: Training steps; 0 skips the training.
+        batch: Rows per step.
+        seed: Of everything random.
+    """
+    recipe = factory()
+    problems = [*_form(factory, recipe)]
+    drift = stationarity(recipe, Generator().manual_seed(seed))
+    if drift > STANDARD_ERRORS:
+        problems.append(
+            f"the exact flow map is no stationary point: its mean gradient is {drift:.1f} standard errors from zero"
+        )
+    if not steps:
+        return Report(recipe.name, tuple(problems), drift)
+    world = worlds.rotated(recipe.interpolant, torch.float32)
+    began = time.perf_counter()
+    student = learn(recipe, world, steps, batch, seed)
+    seconds = time.perf_counter() - began
+    one_step, walked = errors(student, recipe.interpolant, seed)
+    error = walked if recipe.local else one_step
+    return Report(recipe.name, tuple(problems), drift, error, one_step, seconds)
+
+
+def _form(factory: Callable[..., Recipe], recipe: Recipe) -> list[str]:
+    """What is wrong with a recipe as a value."""
+    name = getattr(factory, "__name__", "?")
+    required = [
+        key
+        for key, value in inspect.signature(factory).parameters.items()
+        if value.default is inspect.Parameter.empty
+    ]
+    checks = (
+        (recipe.name == name, f"the recipe is called {recipe.name!r}, its function {name!r}"),
+        (not required, f"the arguments {required} have no defaults"),
+        (bool(recipe.cite), "the recipe cites nothing"),
+        (" at 0x" not in repr(recipe), f"the recipe prints an address: {recipe!r}"),
+        (recipe == factory(), "two calls of the factory give different recipes"),
+        (recipe.status in ("exact", "faithful", "sketch"), f"unknown status {recipe.status!r}"),
+        (bool(inspect.getdoc(factory)), "the factory has no docstring"),
+    )
+    return [message for good, message in checks if not good]
+
+
+@final
+class _Nudged(nn.Module):
+    """The network that gives a map `u + phi(theta)` under a parametrization; phi is linear in theta, which starts at 0."""
+
+    def __init__(self, exact: FlowMap, parametrization: Parametrization, size: int) -> None:
+        super().__init__()
+        self.exact = exact
+        self.parametrization = parametrization
+        self.theta = nn.Parameter(torch.zeros(5, size, size, dtype=torch.float64))
+
+    def forward(self, z: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        p = self.parametrization
+        x = z / p.network_input(torch.ones_like(z), s)  # the input scaling is linear
+        a, b, c, d, e = self.theta
+        times = torch.stack([torch.ones_like(s), t], -1) @ e[:2]
+        nudge = x @ a + s[:, None] * (x @ b) + t[:, None] * (x @ c) + torch.sin(x @ (e + 1)) @ d
+        u = self.exact.mean_velocity(x, s, t) + nudge + times
+        # the mean velocity is affine in the output, element by element: two evaluations invert it
+        zero, one = (p.mean_velocity(torch.full_like(x, k), x, s, t) for k in (0.0, 1.0))
+        return (u - zero) / (one - zero)
+
+
+def stationarity(
+    recipe: Recipe, generator: Generator, batches: int = 40, batch: int = 256
+) -> float:
+    """Norm of the mean gradient at the exact map over the norm of its standard errors.
+
+    Rules without noise at the optimum have gradients of rounding size: 1e-6 is added to the standard error.
+    """
+    world = Rotated(worlds.plane(recipe.interpolant), worlds.rotation(0.6))
+    net = _Nudged(world.flow_map, recipe.parametrization, 2)
+    student = NetFlowMap(net, recipe.interpolant, recipe.parametrization, local=recipe.local)
+    objective = Objective(recipe, student, teacher=world.flow_map, ema=world.flow_map)
+    gradients: list[Tensor] = []
+    for i in range(batches):
+        x_0 = world.sample(batch, generator)
+        drawn = recipe.draw(x_0, generator, _labels(recipe, batch), i / batches)
+        loss = objective(tuple(_wide(b) for b in drawn)).total
+        gradients.append(torch.autograd.grad(loss, net.theta)[0].flatten())
+    g = torch.stack(gradients)
+    if not bool(g.isfinite().all()):
+        return float("inf")
+    return float(g.mean(0).norm() / (g.std(0).norm() / batches**0.5 + 1e-6))
+
+
+def _wide(b: Points) -> Points:
+    """Float64, times as well: maps are quotients of differences of times."""
+    return map_points(lambda value: value.double() if value.is_floating_point() else value, b)
+
+
+def _labels(recipe: Recipe, batch: int) -> dict[str, Tensor]:
+    return {"label": torch.arange(batch) % recipe.guidance.classes} if recipe.guidance else {}
+
+
+def learn(recipe: Recipe, world: Rotated, steps: int, batch: int, seed: int) -> FlowMap:
+    """Train a small network and return its moving average: Adam, cosine, both averages, and the teacher's refreshments."""
+    generator = Generator().manual_seed(seed)
+    classes = recipe.guidance.classes if recipe.guidance else 0
+    guided = recipe.guidance is not None and recipe.guidance.conditioned
+    student = NetFlowMap(
+        _Small(classes, guided, seed), recipe.interpolant, recipe.parametrization, local=recipe.local
+    )
+    shadow = deepcopy(student)
+    target = deepcopy(student) if recipe.ema_target is not None else None
+    # the exact velocity, as a one-time diffusion model: its jumps are steps of a solver, as those of a real teacher
+    teacher = NetFlowMap(
+        lambda x, s, t, **cond: world.velocity(x, s), recipe.interpolant, local=True
+    )
+    objective = Objective(recipe, student, teacher if recipe.needs_teacher else None, target)
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=2e-3, betas=(0.9, 0.99), foreach=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    waiting = list(recipe.refresh)
+    for step in range(steps):
+        progress = step / steps
+        while waiting and progress >= waiting[0]:
+            waiting.pop(0)
+            objective.teacher = deepcopy(student).requires_grad_(False)
+        x_0 = world.sample(batch, generator)
+        drawn = recipe.draw(x_0, generator, _labels(recipe, batch), progress)
+        optimizer.zero_grad()
+        objective(drawn).total.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        _follow(shadow, student, 0.98, step)
+        if target is not None and recipe.ema_target is not None:
+            _follow(target, student, recipe.ema_target, step)
+    return shadow
+
+
+@final
+class _Small(nn.Module):
+    """Three layers on the point and sines of both times: what learns fastest on one thread. Labels and scales are inputs."""
+
+    def __init__(self, classes: int, guided: bool, seed: int, width: int = 96) -> None:
+        super().__init__()
+        self.classes, self.guided = classes, guided
+        size = 2 + 16 + (classes + 1 if classes else 0) + int(guided)
+        with torch.random.fork_rng(devices=[]):  # initial weights from the seed; the global generator is left as it was
+            torch.random.manual_seed(seed)
+            self.layers = nn.ModuleList(nn.Linear(n, width) for n in (size, width, width))
+            self.last = nn.Linear(width, 2)
+
+    def forward(
+        self,
+        x: Tensor,
+        s: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        scale: Tensor | None = None,
+    ) -> Tensor:
+        phase = torch.stack([s, s - t], -1)[..., None] * 2.0 ** torch.arange(4)
+        parts = [x, phase.sin().flatten(1), phase.cos().flatten(1)]
+        if self.classes:
+            chosen = torch.full(s.shape, self.classes) if label is None else label
+            parts.append(nn.functional.one_hot(chosen, self.classes + 1).to(x.dtype))
+        if self.guided:
+            parts.append((torch.ones_like(s) if scale is None else scale).log()[:, None])
+        h = torch.cat(parts, 1)
+        for layer in self.layers:
+            h = nn.functional.silu(layer(h))
+        return self.last(h)
+
+
+@torch.no_grad()
+def _follow(average: FlowMap, student: FlowMap, decay: float, step: int) -> None:
+    decay = min(decay, (1 + step) / (10 + step))
+    new, old = list(student.parameters()), list(average.parameters())
+    torch._foreach_lerp_(old, new, 1 - decay)  # pyright: ignore[reportPrivateUsage]
+
+
+@torch.no_grad()
+def errors(flow_map: FlowMap, path: Interpolant, seed: int, n: int = 2000) -> tuple[float, float]:
+    """Relative errors of one step and of 64 Heun steps on the diagonal, against the exact map from t = 1 to 0."""
+    noise = path.prior((n, 2), Generator().manual_seed(seed + 1))
+    one, zero = torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+    exact = worlds.rotated(path).endpoint(noise.double(), one, zero)
+    jumped = flow_map(noise, 1.0, 0.0)
+    walked = solve(flow_map.velocity, noise, log_snr(64, path), path, HEUN)
+    spread = (exact - exact.mean(0)).square().mean()
+    one_step, many = ((end - exact).square().mean() / spread for end in (jumped, walked))
+    return float(one_step.sqrt()), float(many.sqrt())

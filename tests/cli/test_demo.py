@@ -1,0 +1,69 @@
+"""`flowmaps demo` with seconds of training: what it writes, and what it does the second time."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_settings():
+    """The demo's own settings, with networks that are quick to sample."""
+    from flowmaps.cli import demo_settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("BASELINE", "FLOW_MAP"):
+            config = getattr(demo_settings, name).model_copy(update={"net": "mlp-tiny"})
+            patch.setattr(demo_settings, name, config)
+        yield
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, tiny_settings):
+    from flowmaps.cli.main import main
+
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    assert main(["demo", "--out", str(out), "--seconds", "3", "-n", "200"]) == 0
+    return out
+
+
+def test_report_json_is_what_the_issue_says(demo) -> None:
+    report = json.loads((demo / "report.json").read_text())
+    assert {"data", "rows", "train_seconds", "machine", "versions"} <= set(report)
+    keys = {"model", "recipe", "sampler", "nfe", "frechet", "accuracy", "seconds"}
+    assert all(set(row) == keys for row in report["rows"])
+    ways = [(row["model"], row["nfe"]) for row in report["rows"]]
+    jumps = [("flow_map", k) for k in (1, 2, 4, 8)]
+    assert ways == jumps + [("flow_matching", 2 * k) for k in (1, 2, 4, 8, 16, 32, 64)]
+    assert all(0 <= row["accuracy"] <= 1 < 1000 * row["seconds"] * 1000 for row in report["rows"])
+    assert 6 <= report["train_seconds"]["total"] < 60
+    assert {"python", "torch", "flowmaps"} <= set(report["versions"])
+
+
+def test_the_page_holds_everything(demo) -> None:
+    page = (demo / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 8
+    assert "http://" not in page
+    assert "https://" not in page
+    for heading in ("What one sees", "Tangents against jumps", "One trajectory", "Measured"):
+        assert f"<h2>{heading}</h2>" in page
+    for name in ("tangents_and_jumps", "trajectory", "samples", "compare", "audit"):
+        assert (demo / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_demo_uses_what_is_there(demo, call) -> None:
+    before = (demo / "flow_map" / "metrics.jsonl").read_bytes()
+    status, said, err = call("demo", "--out", demo, "--seconds", 3, "-n", 20)
+    assert status == 0
+    assert err.count("is trained already") == 2
+    assert (demo / "flow_map" / "metrics.jsonl").read_bytes() == before
+    assert said.splitlines()[-1] == str(demo / "report.html")
+    assert said.startswith("model")
+
+
+def test_foreign_folders_are_left_alone(call, tmp_path) -> None:
+    (tmp_path / "baseline").mkdir()
+    (tmp_path / "baseline" / "thesis.tex").write_text("years of work")
+    status, _, err = call("demo", "--out", tmp_path, "--seconds", 3)
+    assert status == 2
+    assert "is not a run of the demo" in err
+    assert (tmp_path / "baseline" / "thesis.tex").exists()
