@@ -12,6 +12,12 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def same_initial_weights() -> None:
+    """Networks draw their initial weights from the global generator: the same in every run."""
+    torch.manual_seed(20261123)
+
+
 @pytest.fixture
 def gen() -> torch.Generator:
     return torch.Generator().manual_seed(20261123)

@@ -1,8 +1,10 @@
 """The entrance: help and version at once, and one line for every mistake."""
 
+import importlib
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +39,18 @@ def test_help_of_commands_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
+
+
+def test_the_options_are_those_that_were_agreed_on() -> None:
+    """A golden: scripts of users depend on these names. Change flags.txt with the options, and say so in the changelog."""
+    from flowmaps.cli.options import flags
+
+    found = [
+        f"{command} {flag}"
+        for command in COMMANDS
+        for flag in sorted(flags(importlib.import_module(f"flowmaps.cli.{command}").Options))
+    ]
+    assert found == Path(__file__).with_name("flags.txt").read_text().splitlines()
 
 
 def test_version(call) -> None:

@@ -64,8 +64,8 @@ def test_an_unknown_class_names_those_there_are(call, runs) -> None:
 
 
 def test_a_class_per_column(call, runs, tmp_path) -> None:
-    grid = Image.open(draw(call, runs, tmp_path, "grid.png", "-n", 20))
-    assert grid.width > 4 * grid.height
+    with Image.open(draw(call, runs, tmp_path, "grid.png", "-n", 20)) as grid:
+        assert grid.width > 4 * grid.height
 
 
 def test_a_solver_walks_and_a_velocity_model_is_told_to(call, runs, tmp_path) -> None:

@@ -120,14 +120,14 @@ def test_rms_norm_under_jvp_and_its_gradient(gen) -> None:
 
 @pytest.mark.parametrize("family", ["mlp", "dit"])
 def test_time_tangents_are_of_the_order_of_the_output(family, gen) -> None:
-    """With times x 1000 the derivative would be hundreds of outputs; here at most a few."""
+    """With times x 1000 the derivative would be hundreds of outputs; the largest frequency is 16."""
     net, x = shake(small(family)), points(gen)
     u = net(x, S, T)
     with torch.no_grad():
         along_s = along_source(net, x, S, T, torch.zeros_like(x))[1]
         along_t = along_target(net, x, S, T)[1]
     for slope in (along_s, along_t):
-        assert 0.01 < slope.square().mean() ** 0.5 / u.square().mean().sqrt() < 10
+        assert 0.01 < slope.square().mean() ** 0.5 / u.square().mean().sqrt() < 20
 
 
 def test_frequencies_are_bounded() -> None:

@@ -13,7 +13,15 @@ if HERE not in sys.path:
 
 @pytest.fixture(scope="session")
 def server():
-    """A context that forks processes from a clean server that has imported torch once."""
+    """A context that forks processes from a clean server that has imported everything once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_kit"])
+    # by absolute modules, which the server finds without our sys.path
+    context.set_forkserver_preload(
+        [
+            "flowmaps.train.loop",
+            "flowmaps.data",
+            "torch.utils.tensorboard.writer",
+            "torch.fx.experimental.symbolic_shapes",
+        ]
+    )
     return context

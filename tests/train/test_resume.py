@@ -1,6 +1,5 @@
 """A run that was stopped, killed or crashed goes on as if nothing had happened, bit for bit."""
 
-import os
 import signal
 
 import pytest
@@ -74,9 +73,9 @@ def test_the_whole_state_is_kept_and_moves(straight):
         last = kit.tensors(straight(name))
         before = kit.tensors(straight(name) / "checkpoints" / "step-00000008")
         assert {key.partition(".")[0] for key in last} == parts
-        assert {key.partition(".")[0] for key in last if not torch.equal(last[key], before[key])} >= parts - {
-            "teacher"
-        }
+        assert {
+            key.partition(".")[0] for key in last if not torch.equal(last[key], before[key])
+        } >= parts - {"teacher"}
         assert any(key.startswith("ema.1.") for key in last)
         assert not torch.equal(last["ema.0.net.last.weight"], last["ema.1.net.last.weight"])
 
@@ -95,7 +94,7 @@ def test_a_killed_run_resumes_bit_for_bit(death, straight, tmp_path, server):
     assert kit.same(straight("mean_flow"), tmp_path / "run") == []
     rows = kit.metrics(tmp_path / "run")
     assert told(rows) == told(kit.metrics(straight("mean_flow")))
-    assert sorted(os.listdir(folder)) == ["step-00000008", "step-00000012"]
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000008", "step-00000012"]
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(straight, tmp_path):
@@ -122,7 +121,9 @@ def test_a_finished_run_resumes_to_itself_and_can_be_made_longer(tmp_path, strai
     state = kit.go("shortcut", tmp_path / "run", schedule="constant", resume=True)
     assert state.step == 12
     assert all(torch.equal(before[k], v) for k, v in kit.tensors(tmp_path / "run").items())
-    assert kit.go("shortcut", tmp_path / "run", schedule="constant", resume=True, steps=14).step == 14
+    assert (
+        kit.go("shortcut", tmp_path / "run", schedule="constant", resume=True, steps=14).step == 14
+    )
     assert [row["step"] for row in kit.metrics(tmp_path / "run")] == list(range(1, 15))
 
 

@@ -49,7 +49,9 @@ def test_a_second_signal_aborts(number, server, tmp_path):
 def test_handlers_are_put_back(tmp_path):
     seen = []
     before = [signal.getsignal(number) for number in SIGNALS]
-    kit.go("lsd", None, steps=1, hooks=[lambda event: seen.append(signal.getsignal(signal.SIGTERM))])
+    kit.go(
+        "lsd", None, steps=1, hooks=[lambda event: seen.append(signal.getsignal(signal.SIGTERM))]
+    )
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert seen != before[1:]
 

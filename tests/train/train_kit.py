@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Generator, nn
+from torch import Generator
 
 import flowmaps.nets  # noqa: F401
 from flowmaps import recipes
@@ -45,7 +45,14 @@ def toy(n=37):
 
 def settings(guided=False, classes=3):
     shape = list(SHAPE)
-    return {"family": "MLP", "shape": shape, "width": 16, "depth": 1, "classes": classes, "guided": guided}
+    return {
+        "family": "MLP",
+        "shape": shape,
+        "width": 16,
+        "depth": 1,
+        "classes": classes,
+        "guided": guided,
+    }
 
 
 def network(seed=1, **more):
@@ -111,7 +118,13 @@ def half(tensors, path):
     kill()
 
 
-DEATHS = {"step": None, "weights": "save_file", "manifest": "json", "rename": "_flush", "rotation": "complete"}
+DEATHS = {
+    "step": None,
+    "weights": "save_file",
+    "manifest": "json",
+    "rename": "_flush",
+    "rotation": "complete",
+}
 
 
 def die(death, at):
@@ -160,9 +173,10 @@ def waiter(out, at):
     return hook
 
 
-def wait_for(path, seconds=40.0):
+def wait_for(path, seconds=40.0, text=""):
+    """Until the file is there and holds the text."""
     until = time.monotonic() + seconds
-    while not path.exists():
+    while not (path.exists() and text in path.read_text()):
         if time.monotonic() > until:
             raise TimeoutError(f"no {path}")
         time.sleep(0.01)
@@ -226,7 +240,8 @@ def two(folder):
         attempt(folder, name + ".end", lambda name=name: go(name, folder / name, steps=6).step)
     attempt(folder, "uneven", lambda: go("lsd", folder / "uneven.run", batch=15).step)
     attempt(folder, "occupied", lambda: go("lsd", folder / "lsd").step)
-    attempt(folder, "resumed", lambda: go("lsd", folder / "lsd", resume=True, steps=8).step)
+    attempt(folder, "short", lambda: go("lsd", folder / "again", steps=4).step)
+    attempt(folder, "resumed", lambda: go("lsd", folder / "again", steps=6, resume=True).step)
     attempt(folder, "poked", lambda: go("lsd", folder / "poked.run", hooks=[poke(folder)]).step)
     attempt(folder, "timed", lambda: go("lsd", None, steps=10**6, seconds=0.3, warmup=0).step)
     data = toy()

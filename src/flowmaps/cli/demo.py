@@ -56,11 +56,16 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"the demo needs at least 10 samples and some time; got {options}")
     from .demo_page import write
 
-    plans = configurations(options.out, options.seconds)
-    for name, config in plans.items():
-        if not _trained(options.out / name, config, options.again):
-            say(f"stopped; everything is saved, to go on: flowmaps demo --out {options.out}")
+    again = options.again
+    for name, config in configurations(options.out, options.seconds).items():
+        folder = options.out / name
+        if not again and _progress(folder, config) >= 1:
+            say(f"{folder} is trained already; --again trains it anew")
+            continue
+        if not _train(folder, config, again):
+            say("stopped; everything is saved: give the same command again to go on")
             return 130
+        again = again or name == "baseline"  # a map of an older baseline is none of this one
     report, pictured = measure(options.out, options.n)
     say("drawing the page ...")
     page = write(options.out, report, pictured)
@@ -87,23 +92,20 @@ def configurations(out: Path, seconds: float | None) -> dict[str, Config]:
     }
 
 
-def _trained(folder: Path, config: Config, again: bool) -> bool:
-    """Train a run, go on with it, or leave it as it is if it is finished; False after Ctrl-C."""
+def _train(folder: Path, config: Config, again: bool) -> bool:
+    """Train a run, or go on with it; False after Ctrl-C."""
     from ..report.previews import Previews
     from ..train import machine, setup
     from ..train.hooks import Progress
 
-    done = -1.0 if again else _progress(folder, config)
-    if done >= 1:
-        say(f"{folder} is trained already; --again trains it anew")
-        return True
-    if done < 0 and folder.exists():
+    resume = not again and _progress(folder, config) >= 0
+    if folder.exists() and not resume:
         if not (folder / "config.json").exists() and any(folder.iterdir()):
             raise CheckpointError(f"{folder} is not a run of the demo: choose another --out")
         shutil.rmtree(folder)  # an earlier demo with other settings
     say(f"{folder.name}: {config.recipe}, {machine.choose(config.run).reason}")
     watchers = [Progress(folder.name), Previews(folder)]
-    state = setup.train(config, folder, resume=done >= 0, hooks=watchers)
+    state = setup.train(config, folder, resume=resume, hooks=watchers)
     return state.progress(config.run) >= 1
 
 

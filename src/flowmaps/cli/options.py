@@ -73,19 +73,25 @@ def parse(
     return value
 
 
-def flags(kind: type[Any], prefix: str = "") -> Iterator[str]:
-    """The names of the options of a dataclass or a pydantic model, nested ones with dots."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        fields = {key: (key, field.annotation) for key, field in kind.model_fields.items()}
+def flags(kind: type[Any], prefix: str = "--") -> Iterator[str]:
+    """The options of a dataclass or a pydantic model as they are written, nested ones with dots."""
+    if issubclass(kind, BaseModel):
+        fields = [(key, each.annotation, each.default) for key, each in kind.model_fields.items()]
     else:
-        fields = {f.name: (_spelled(f), f.type) for f in dataclasses.fields(kind)}
-    for name, annotation in fields.values():
+        fields = [
+            (_spelled(each), each.type, each.default)
+            for each in dataclasses.fields(kind)
+            if _POSITIONAL not in getattr(each.type, "__metadata__", ())
+        ]
+    for name, annotation, default in fields:
         inner = _model(annotation)
-        here = f"{prefix}{name}." if name else prefix
         if inner is not None:
-            yield from flags(inner, here)
+            yield from flags(inner, f"{prefix}{name}." if name else prefix)
         else:
-            yield "--" + (prefix + name).replace("_", "-")
+            yield prefix + ("no-" if default is True else "") + name.replace("_", "-")
+
+
+_POSITIONAL: Any = tyro.conf.Positional[str].__metadata__[0]  # pyright: ignore
 
 
 def _spelled(field: dataclasses.Field[Any]) -> str:
@@ -150,7 +156,7 @@ def explained(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = [flag[2:].replace("-", "_") for flag in flags(model)]
+        known = [flag.removeprefix("no-").replace("-", "_") for flag in flags(model, "")]
         return f"no field is called {place!r}{nearest(place, known)}"
     message = first["msg"]
     return f"{place}: {message[:1].lower()}{message[1:]}; got {first['input']!r}"

@@ -66,7 +66,7 @@ def checked(recipe: str, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _typed(recipe: str, key: str, value: object, hint: object) -> object:
+def _typed(recipe: str, key: str, value: object, hint: Any) -> object:  # noqa: ANN401  # any annotation
     parts = getattr(hint, "__args__", (hint,))
     if not all(p in (int, float, bool, str, type(None)) or isinstance(p, str) for p in parts):
         raise UsageError(f"--set.{key}: a Python value, which {recipe} takes from Python only")

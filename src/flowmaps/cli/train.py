@@ -10,6 +10,7 @@ Examples:
   torchrun --nproc-per-node 2 -m flowmaps.cli.main train mean_flow --out runs/two
 
 data: digits, fashion-mnist, toy:{moons,checkerboard,rings,mixture}, hf:NAME, or a folder of images or IDX files.
+
 Arguments of the recipe are set by --set.NAME VALUE, or all at once by --set '{"diagonal": 0.5}'.
 """
 
@@ -98,24 +99,29 @@ def _train(config: Config, out: Path, resume: bool) -> int:
         )
         return 130
     if first_process():
-        print(_next(out, recipe.local, recipe.name))
+        print(_next(out, recipe.local, config))
     return 0
 
 
-def _next(out: Path, local: bool, name: str) -> str:
+def _next(out: Path, local: bool, config: Config) -> str:
+    """Where things are, and what to try."""
     lines = [f"{out}  (checkpoints, previews, metrics.jsonl; tensorboard --logdir {out})", "next:"]
     if local:
+        same = ("data", "size", "net", "patch")  # a student has its teacher's network
+        changed = [key for key in same if getattr(config, key) != Config.model_fields[key].default]
+        flags = "".join(f" --{key} {getattr(config, key)}" for key in changed)
+        student = out.with_name(f"{out.name}-map")
         lines += [
             f"  flowmaps sample {out} --solver heun --steps 32 --out samples.png",
-            f"  flowmaps train emd --set.through target --teacher {out} --out {out.with_name(out.name + '-map')}",
+            f"  flowmaps train emd --set.through target --teacher {out}{flags} --out {student}",
         ]
     else:
         lines += [
             f"  flowmaps sample {out} --steps 1 --out samples.png",
-            f"  flowmaps compare {out} --out {out}/compare",
-            f"  flowmaps audit {out} --out {out}/audit",
+            f"  flowmaps compare {out}",
+            f"  flowmaps audit {out}",
         ]
-    return "\n".join([*lines, f"  flowmaps cite {name}"])
+    return "\n".join([*lines, f"  flowmaps cite {config.recipe}"])
 
 
 def _named(argv: list[str]) -> list[str]:

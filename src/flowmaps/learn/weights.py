@@ -171,6 +171,6 @@ class LogVar(nn.Module):
         phase = torch.stack([s, t], -1).float()[..., None] * omega
         features = torch.cat([phase.sin(), phase.cos()], -1).flatten(1)
         hidden = nn.functional.silu(self.first(features))
-        # a mean over the hidden units times their root: Adam moves every weight alike, and an omega that falls faster than
-        # the student learns multiplies the loss of a self-distilled term by hundreds before its targets mean anything
-        return self.last(hidden)[:, 0] / hidden.shape[1] ** 0.5
+        # a mean over hidden units, not a sum: Adam moves every weight alike, and an omega that falls faster than the
+        # student learns multiplies a self-distilled loss by hundreds before its targets mean anything
+        return self.last(hidden)[:, 0] / hidden.shape[1]

@@ -1,6 +1,7 @@
 """The named methods, one file each. A new file in this folder is found, tested, listed and cited; nothing else is edited.
 
-Other packages add methods through the entry-point group `flowmaps.recipes`: a name and a function that returns a `Recipe`.
+Other packages add methods through the entry-point group `flowmaps.recipes`: a name and a function that returns a `Recipe`,
+or a module that holds a function of that name.
 """
 
 import importlib
@@ -8,7 +9,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from difflib import get_close_matches
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ..errors import RecipeError
@@ -23,7 +24,13 @@ def all_recipes() -> dict[str, RecipeFactory]:
     found: dict[str, RecipeFactory] = {
         name: getattr(importlib.import_module(f"{__name__}.{name}"), name) for name in names
     }
-    return found | {point.name: point.load() for point in entry_points(group="flowmaps.recipes")}
+    return found | {point.name: _load(point) for point in entry_points(group="flowmaps.recipes")}
+
+
+def _load(point: EntryPoint) -> RecipeFactory:
+    """What an entry point names: a function, or a module that looks like a file of this folder."""
+    named = point.load()
+    return getattr(named, point.name) if inspect.ismodule(named) else named
 
 
 def get(name: str, **settings: Any) -> Recipe:

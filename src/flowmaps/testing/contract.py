@@ -174,7 +174,9 @@ def learn(recipe: Recipe, world: Rotated, steps: int, batch: int, seed: int) -> 
     teacher = NetFlowMap(
         lambda x, s, t, **cond: world.velocity(x, s), recipe.interpolant, local=True
     )
-    objective = Objective(recipe, student, teacher if recipe.needs_teacher else None, target)
+    with torch.random.fork_rng(devices=[]):  # the learned variance has random features
+        torch.random.manual_seed(seed)
+        objective = Objective(recipe, student, teacher if recipe.needs_teacher else None, target)
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=2e-3, betas=(0.9, 0.99), foreach=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

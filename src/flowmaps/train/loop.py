@@ -303,7 +303,7 @@ class _Loop:
     def _check(self, loss: Loss, drawn: tuple[Points, ...]) -> None:
         bad = not bool(torch.isfinite(loss.total))
         if self.group.any(bad):
-            why = _explain(self.state.objective, drawn) if bad else "in another process"
+            why = _explain(self.state.objective, drawn) if bad else " in another process"
             raise TrainingError(f"the loss is not finite at step {self.state.step}{why}")
 
     def _check_gradient(self, norm: Tensor, drawn: tuple[Points, ...]) -> None:
