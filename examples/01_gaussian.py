@@ -8,8 +8,8 @@ import os
 import torch
 
 import flowmaps
-from flowmaps.nets import MLP
 from flowmaps.core.oracle import Product
+from flowmaps.nets import MLP
 from flowmaps.recipes import get
 from flowmaps.sample import sample, uniform
 

@@ -23,7 +23,9 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(7, 96), nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, 2))
+        self.layers = nn.Sequential(
+            nn.Linear(7, 96), nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, 2)
+        )
 
     def forward(self, x, s, t, label=None):
         one_hot = nn.functional.one_hot(label, 3).to(x)

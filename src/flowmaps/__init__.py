@@ -62,7 +62,7 @@ _HOMES = {
 }
 """Public name -> the module that holds it; a trailing colon marks a module that is itself the name."""
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

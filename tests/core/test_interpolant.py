@@ -17,7 +17,11 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 def derivative(f, t: torch.Tensor) -> torch.Tensor:
     t = t.clone().requires_grad_()
     value = f(t).sum()
-    return torch.autograd.grad(value, t, allow_unused=True)[0] if value.requires_grad else torch.zeros_like(t)
+    return (
+        torch.autograd.grad(value, t, allow_unused=True)[0]
+        if value.requires_grad
+        else torch.zeros_like(t)
+    )
 
 
 def test_derivatives_are_those_of_the_coefficients(path) -> None:
@@ -32,8 +36,12 @@ def test_coefficients_are_the_published_ones() -> None:
     assert_close(interpolant.trig().alpha(t), torch.cos(torch.pi * t / 2), **EXACT)
     area = 0.1 * t + 0.5 * 19.9 * t**2
     assert_close(interpolant.vp().alpha(t), torch.exp(-area / 2), **EXACT)
-    assert_close(interpolant.vp().alpha(t) ** 2 + interpolant.vp().sigma(t) ** 2, torch.ones_like(t))
-    assert_close(interpolant.vp(0.3, 7.0).alpha(t), torch.exp(-(0.3 * t + 3.35 * t**2) / 2), **EXACT)
+    assert_close(
+        interpolant.vp().alpha(t) ** 2 + interpolant.vp().sigma(t) ** 2, torch.ones_like(t)
+    )
+    assert_close(
+        interpolant.vp(0.3, 7.0).alpha(t), torch.exp(-(0.3 * t + 3.35 * t**2) / 2), **EXACT
+    )
     assert_close(interpolant.ve().sigma(t), 80 * t, **EXACT)
     assert_close(interpolant.linear().sigma(t), t, **EXACT)
 

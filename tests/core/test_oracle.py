@@ -97,7 +97,9 @@ def test_mixture_density_integrates_to_one(path) -> None:
     line = torch.linspace(-reach, reach, 201, dtype=torch.float64)
     points = torch.cartesian_prod(line, line)
     mass = world.log_prob(points, t.repeat(len(points))).exp().sum() * (line[1] - line[0]) ** 2
-    assert abs(mass.item() - 1) < 1e-6  # the trapezoid rule is spectral for smooth decaying densities
+    assert (
+        abs(mass.item() - 1) < 1e-6
+    )  # the trapezoid rule is spectral for smooth decaying densities
 
 
 def test_gaussian_log_prob_is_the_normal_density(path, gen) -> None:
@@ -144,7 +146,10 @@ def test_checkerboard_is_finite_and_smooth_at_the_noise_end(name, gen) -> None:
     world = Checkerboard(interpolant.INTERPOLANTS[name](), steps=50)
     x = torch.randn(5, 2, generator=gen).double()
     # across the switch to the narrow-box series: a central second difference shows any jump above its h^2 slope
-    near = [world.velocity(x, torch.full((5,), 1 - d, dtype=torch.float64)) for d in (1.1e-3, 1e-3, 0.9e-3)]
+    near = [
+        world.velocity(x, torch.full((5,), 1 - d, dtype=torch.float64))
+        for d in (1.1e-3, 1e-3, 0.9e-3)
+    ]
     assert (near[0] - 2 * near[1] + near[2]).abs().max() < 1e-6
     for dtype in (torch.float64, torch.float32):
         end = world.flow_map(x.to(dtype), 1.0, 0.0)
@@ -198,7 +203,9 @@ def test_product_sample_passes_kolmogorov(gen) -> None:
     x = world.sample(10_000, gen)
     u = world.tail(x, torch.zeros(len(x)).double(), -torch.ones_like(x)).sort(0).values
     ideal = (torch.arange(len(x)) + 0.5)[:, None] / len(x)
-    assert (u - ideal).abs().max() * len(x) ** 0.5 < 2.7  # P = 2 exp(-2 * 2.7^2) = 9e-7 per coordinate
+    assert (u - ideal).abs().max() * len(
+        x
+    ) ** 0.5 < 2.7  # P = 2 exp(-2 * 2.7^2) = 9e-7 per coordinate
 
 
 def test_exact_map_of_equal_times_is_the_velocity(gen) -> None:

@@ -38,8 +38,12 @@ def test_times_are_wide(x, t, expected) -> None:
     assert as_time(t, torch.zeros(5, 3, dtype=x)).dtype == expected
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(7), torch.zeros(1), torch.zeros(5, 1), torch.zeros(5, 7)])
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(7), torch.zeros(1), torch.zeros(5, 1), torch.zeros(5, 7)]
+)
 @pytest.mark.parametrize("function", [like, as_time])
 def test_other_shapes_are_refused(function, bad) -> None:
-    with pytest.raises(ShapeError, match=r"time must have shape \(\) or \(5,\) for x \(5, 7\); got"):
+    with pytest.raises(
+        ShapeError, match=r"time must have shape \(\) or \(5,\) for x \(5, 7\); got"
+    ):
         function(bad, torch.zeros(5, 7))

@@ -1,5 +1,6 @@
 """Every solver is as accurate as it claims, costs what it claims, and survives both ends of a path."""
 
+import itertools
 import math
 
 import pytest
@@ -29,8 +30,10 @@ def test_order_is_the_claimed_one(name, unit_path, gen) -> None:
     errors = []
     for steps in (40, 80, 160):
         times = torch.linspace(s, t, steps + 1, dtype=torch.float64)
-        errors.append((solve(world.velocity, x, times, unit_path, solver) - exact).abs().max().item())
-    orders = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+        errors.append(
+            (solve(world.velocity, x, times, unit_path, solver) - exact).abs().max().item()
+        )
+    orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert min(orders) > solver.order - 0.25, (errors, orders)
     assert errors[-1] < 0.05
 
@@ -42,7 +45,9 @@ def test_adaptive_solver_meets_its_tolerance(unit_path, gen) -> None:
     errors = []
     for tolerance in (1e-4, 1e-7, 1e-10):
         solver = DormandPrince(rtol=tolerance, atol=tolerance)
-        errors.append((solve(world.velocity, x, grid, unit_path, solver) - exact).abs().max().item())
+        errors.append(
+            (solve(world.velocity, x, grid, unit_path, solver) - exact).abs().max().item()
+        )
         assert errors[-1] < 50 * tolerance  # local errors add up over tens of steps
     assert errors[0] > 10 * errors[1] > 100 * errors[2]  # the tolerance is really used
 
@@ -72,7 +77,10 @@ def test_constant_denoiser_is_solved_exactly(name, path, gen) -> None:
 
     eps = torch.randn(5, 3, generator=gen, dtype=torch.float64)
     s, t = torch.full((5,), 0.86, dtype=torch.float64), torch.full((5,), 0.23, dtype=torch.float64)
-    start, end = path.sample(point.expand(5, 3), eps, s)[0], path.sample(point.expand(5, 3), eps, t)[0]
+    start, end = (
+        path.sample(point.expand(5, 3), eps, s)[0],
+        path.sample(point.expand(5, 3), eps, t)[0],
+    )
     for steps in (1, 3):
         times = torch.linspace(0.86, 0.23, steps + 1, dtype=torch.float64)
         got = solve(velocity, start, times, path, SOLVERS[name])

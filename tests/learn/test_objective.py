@@ -92,21 +92,26 @@ def test_shards_add_up_to_the_whole(ranks, gen) -> None:
     whole = objective(drawn).total
     assert_close(torch.stack(losses).mean(), whole, rtol=1e-10, atol=0)
     slope = torch.autograd.grad(torch.stack(losses).mean(), objective.student.net.a)[0]
-    assert_close(slope, torch.autograd.grad(whole, objective.student.net.a)[0], rtol=1e-9, atol=1e-14)
+    assert_close(
+        slope, torch.autograd.grad(whole, objective.student.net.a)[0], rtol=1e-9, atol=1e-14
+    )
     rows = torch.cat([piece[0].cond["label"] for piece in pieces])
     assert torch.equal(rows.sort().values, drawn[0].cond["label"].sort().values)
 
 
 def test_uneven_shards_are_refused(gen) -> None:
     drawn = EVERYTHING.draw(worlds.gaussian().sample(40, gen), gen)
-    with pytest.raises(RecipeError, match="a term has 10 rows, which 3 processes cannot share evenly"):
+    with pytest.raises(
+        RecipeError, match="a term has 10 rows, which 3 processes cannot share evenly"
+    ):
         shard(drawn[1], 0, 3)
 
 
 def test_draws_are_the_generators(gen) -> None:
     x_0 = torch.arange(40.0).reshape(40, 1).repeat(1, 3)
     one, two, other = (
-        EVERYTHING.draw(x_0, torch.Generator().manual_seed(seed), progress=0.37) for seed in (1, 1, 2)
+        EVERYTHING.draw(x_0, torch.Generator().manual_seed(seed), progress=0.37)
+        for seed in (1, 1, 2)
     )
     for a, b, c in zip(one, two, other, strict=True):
         assert torch.equal(a.x, b.x)
@@ -124,7 +129,9 @@ def test_draws_are_the_generators(gen) -> None:
 
 
 def test_small_batches_wrap_around(gen) -> None:
-    many = recipe(*(Term(rule=DiagonalRule(), times=Diagonal(PAIR), share=0.6, name=k) for k in "abc"))
+    many = recipe(
+        *(Term(rule=DiagonalRule(), times=Diagonal(PAIR), share=0.6, name=k) for k in "abc")
+    )
     drawn = many.draw(torch.arange(5.0)[:, None].repeat(1, 3), gen)
     assert [len(b.x) for b in drawn] == [3, 3, 3]
 
@@ -151,7 +158,9 @@ def test_ddpm_term_is_the_noise_loss(gen) -> None:
     s = b.times.s
     eps = path.convert(b.v, b.x, s, source="velocity", target="eps")
     direct = (net(b.x, s, s) - eps).square().mean()
-    assert_close(Objective(one, f)((b,)).total, direct, rtol=1e-4, atol=0)  # float32 times on a steep path
+    assert_close(
+        Objective(one, f)((b,)).total, direct, rtol=1e-4, atol=0
+    )  # float32 times on a steep path
 
 
 # Companions -----------------------------------------------------------------------------------------------------------
@@ -164,7 +173,9 @@ def test_missing_companions_are_refused() -> None:
         Objective(taught, student())
     with pytest.raises(RecipeError, match="needs a moving average of the student: give ema="):
         Objective(averaged, student())
-    with pytest.raises(RecipeError, match="its teacher on vp.*bring it there with flowmaps.rematch"):
+    with pytest.raises(
+        RecipeError, match=r"its teacher on vp.*bring it there with flowmaps.rematch"
+    ):
         Objective(taught, student(), teacher=worlds.gaussian(interpolant.vp()).flow_map)
     with pytest.raises(RecipeError, match=r"lives on linear\(\), its student on trig\(\)"):
         Objective(taught, NetFlowMap(Net(), interpolant.trig()), teacher=worlds.gaussian().flow_map)
@@ -205,7 +216,9 @@ def test_the_average_answers_for_ema(rule, gen) -> None:
     losses = [Objective(one, f, ema=student(seed))(drawn).total for seed in (0, 5)]
     assert (losses[0] - losses[1]).abs() > 1e-3
     own = replace(one, terms=(Term(rule=type(rule)("self"), times=PAIR),))
-    assert_close(losses[0], Objective(own, f)(drawn).total, rtol=1e-12, atol=0)  # an average equal to the student
+    assert_close(
+        losses[0], Objective(own, f)(drawn).total, rtol=1e-12, atol=0
+    )  # an average equal to the student
 
 
 def test_companions_are_frozen_and_the_student_is_not(gen) -> None:
@@ -219,7 +232,9 @@ def test_companions_are_frozen_and_the_student_is_not(gen) -> None:
     objective(one.draw(worlds.gaussian().sample(8, gen), gen)).total.backward()
     assert all(p.grad is None for m in (teacher, ema) for p in m.parameters())
     assert all(p.grad is not None for p in objective.student.parameters())
-    assert {n.split(".")[0] for n, p in objective.named_parameters() if p.requires_grad} == {"student"}
+    assert {n.split(".")[0] for n, p in objective.named_parameters() if p.requires_grad} == {
+        "student"
+    }
 
 
 # Guidance -------------------------------------------------------------------------------------------------------------
@@ -313,7 +328,11 @@ def test_scale_reaches_the_network_and_the_target(gen) -> None:
     drawn = one.draw(worlds.gaussian().sample(9, gen), gen, {"label": torch.arange(9) % 2})
     objective = Objective(one, f)
     with_guidance = objective(drawn).total
-    assert all(torch.equal(cond["scale"], drawn[0].scale) for cond in net.seen if bool((cond["scale"] != 1).any()))
+    assert all(
+        torch.equal(cond["scale"], drawn[0].scale)
+        for cond in net.seen
+        if bool((cond["scale"] != 1).any())
+    )
     b = drawn[0]
     v = one.guidance.conditional(f, b.v, b.x, b.times.s, b.cond, b.scale).detach()
     by_hand = Objective(replace(one, guidance=None), f)((replace(b, v=v),)).total
@@ -333,7 +352,10 @@ def test_guidance_that_is_off_only_drops_labels(gen) -> None:
 
 
 def test_guided_teacher_in_a_rule(gen) -> None:
-    one = recipe(Term(rule=DiagonalRule("teacher"), times=Diagonal(PAIR)), guidance=Guidance(2, Fixed(2.5), dropout=0.4))
+    one = recipe(
+        Term(rule=DiagonalRule("teacher"), times=Diagonal(PAIR)),
+        guidance=Guidance(2, Fixed(2.5), dropout=0.4),
+    )
     teacher, drawn = Classes(), None
     drawn = one.draw(worlds.gaussian().sample(9, gen), gen, {"label": torch.arange(9) % 2})
     b = drawn[0]

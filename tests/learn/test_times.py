@@ -34,7 +34,9 @@ LAWS = {
 
 
 def share(mask: torch.Tensor, expected: float) -> None:
-    assert abs(mask.double().mean().item() - expected) < 5 * math.sqrt(expected * (1 - expected) / len(mask))
+    assert abs(mask.double().mean().item() - expected) < 5 * math.sqrt(
+        expected * (1 - expected) / len(mask)
+    )
 
 
 @settings(max_examples=40, deadline=None)

@@ -41,7 +41,9 @@ def test_huber_limits(gen) -> None:
     c = Huber(1e-6)
     assert_close(c(e), norm, rtol=1e-5, atol=0)  # large errors: the norm
     big = Huber(1e4)
-    assert_close(big(e), norm**2 / (2 * 1e4 * math.sqrt(21)), rtol=1e-6, atol=0)  # small: half a square
+    assert_close(
+        big(e), norm**2 / (2 * 1e4 * math.sqrt(21)), rtol=1e-6, atol=0
+    )  # small: half a square
     c2 = 0.3**2 * 21
     assert_close(Huber(0.3)(e), (norm**2 + c2).sqrt() - c2**0.5, rtol=1e-12, atol=0)
 
@@ -64,7 +66,9 @@ def test_max_snr_is_the_truncated_loss_of_progressive_distillation(unit_path, ge
     at = lambda t: [c[:, None] for c in (unit_path.alpha(t), unit_path.sigma(t))]
     (a_s, s_s), (a_w, s_w), (a_t, s_t) = at(S), at(w), at(T)
     middle = a_w * teach + s_w / s_s * (x - a_s * teach)
-    end = a_t * teach.flip(0) + s_t / s_w * (middle - a_w * teach.flip(0))  # another x_0 at the second step
+    end = a_t * teach.flip(0) + s_t / s_w * (
+        middle - a_w * teach.flip(0)
+    )  # another x_0 at the second step
     tilde = (end - s_t / s_s * x) / (a_t - s_t / s_s * a_s)
     long_way = torch.clamp((a_s / s_s) ** 2, 1, 100)[:, 0] * ((tilde - guess) ** 2).mean(1)
     gap = (T - S)[:, None]
@@ -89,7 +93,14 @@ def test_tangent_norm(gen) -> None:
 
 def test_ramp() -> None:
     ramp = Ramp(0.2, 1.4, begin=0.25, end=0.75)
-    for progress, value in ((0.0, 0.2), (0.25, 0.2), (0.35, 0.44), (0.6, 1.04), (0.75, 1.4), (1.0, 1.4)):
+    for progress, value in (
+        (0.0, 0.2),
+        (0.25, 0.2),
+        (0.35, 0.44),
+        (0.6, 1.04),
+        (0.75, 1.4),
+        (1.0, 1.4),
+    ):
         assert_close(ramp(torch.tensor(progress)), torch.tensor(value), rtol=1e-6, atol=0)
     for begin, end in ((0.5, 0.5), (-0.1, 1.0), (0.0, 1.1)):
         with pytest.raises(RecipeError, match="Ramp needs 0 <= begin < end <= 1"):

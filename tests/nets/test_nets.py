@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from flowmaps.core.autodiff import along_source, along_target
-from flowmaps.nets import NETS, MLP, DiT, build, describe_net
+from flowmaps.nets import MLP, NETS, DiT, build, describe_net
 from flowmaps.nets.embed import MAX_FREQUENCY, Conditioning, Frequencies, rms_norm
 
 S = torch.tensor([0.83, 0.61, 0.47])
@@ -33,7 +33,9 @@ def points(gen: torch.Generator) -> torch.Tensor:
 @pytest.mark.parametrize("name", NETS)
 def test_named_sizes_build_and_start_at_zero(name, gen) -> None:
     if name.endswith(("large", "base")):
-        with torch.device("meta"):  # their shapes only: memory and time of the big ones are not needed
+        with torch.device(
+            "meta"
+        ):  # their shapes only: memory and time of the big ones are not needed
             net = build(describe_net(name, (1, 8, 8), classes=10, guided=True))
         assert sum(p.numel() for p in net.parameters()) > 1e6
         return
@@ -82,7 +84,11 @@ def test_missing_conditioning_is_the_neutral_one(family, gen) -> None:
     assert torch.equal(net(x, S, T, scale=scale), net(x, S, T, label=null, scale=scale))
     assert torch.equal(net(x, S, T, label=label), net(x, S, T, label=label, scale=one))
     full = net(x, S, T, label=label, scale=scale)
-    for other in (net(x, S, T, label=label), net(x, S, T, scale=scale), net(x, S, T, label=label.flip(0), scale=scale)):
+    for other in (
+        net(x, S, T, label=label),
+        net(x, S, T, scale=scale),
+        net(x, S, T, label=label.flip(0), scale=scale),
+    ):
         assert (full - other).abs().max() > 1e-3
 
 
@@ -100,7 +106,9 @@ def test_dit_patches_are_undone(gen) -> None:
     """With identity layers the network would copy: patches and image are inverse to each other."""
     net, x = small("dit"), points(gen)
     assert torch.equal(net._image(net._patches(x)), x)
-    first = net._patches(x)[0, 1].reshape(3, 2, 2)  # the second token is the patch at rows 0-1, columns 2-3
+    first = net._patches(x)[0, 1].reshape(
+        3, 2, 2
+    )  # the second token is the patch at rows 0-1, columns 2-3
     assert torch.equal(first, x[0, :, 0:2, 2:4])
 
 

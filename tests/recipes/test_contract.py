@@ -28,7 +28,11 @@ from flowmaps.testing.contract import Report, exam, learn, stationarity
 
 HERE = Path(__file__).parent
 THRESHOLDS = json.loads((HERE / "thresholds.json").read_text())
-KEYS = set(re.findall(r"@\w+\{([^,\s]+),", (Path(recipes.__file__).parents[1] / "references.bib").read_text()))
+KEYS = set(
+    re.findall(
+        r"@\w+\{([^,\s]+),", (Path(recipes.__file__).parents[1] / "references.bib").read_text()
+    )
+)
 KNOWN = recipes.all_recipes()
 
 
@@ -66,8 +70,12 @@ VARIANTS = {
     "lmd-jvp": lambda: recipes.get("lmd", through="jvp"),
     "lmd-target": lambda: recipes.get("lmd", through="target"),
     "psd-midpoint": lambda: recipes.get("psd", split="midpoint"),
-    "mean_flow-trig": lambda: replace(recipes.get("mean_flow"), interpolant=trig(), parametrization=EDMTwoTime(trig(), 0.6)),
-    "lsd-x0": lambda: replace(recipes.get("lsd"), interpolant=trig(), parametrization=Denoised(trig())),
+    "mean_flow-trig": lambda: replace(
+        recipes.get("mean_flow"), interpolant=trig(), parametrization=EDMTwoTime(trig(), 0.6)
+    ),
+    "lsd-x0": lambda: replace(
+        recipes.get("lsd"), interpolant=trig(), parametrization=Denoised(trig())
+    ),
 }
 
 
@@ -105,7 +113,9 @@ class Swapped:
     """MeanFlow that takes the velocity of the target time's point."""
 
     def __call__(self, f, b, models):
-        return Eulerian()(f, replace(b, times=type(b.times)(b.times.t, b.times.w, b.times.s)), models)
+        return Eulerian()(
+            f, replace(b, times=type(b.times)(b.times.t, b.times.w, b.times.s)), models
+        )
 
 
 class Instantaneous:
@@ -128,7 +138,9 @@ class Undetached:
 def test_wrong_rules_are_found(rule) -> None:
     def wrong() -> Recipe:
         """A wrong one."""
-        return Recipe(name="wrong", cite=("x",), terms=(Term(rule=rule, times=SortedPair(Uniform())),))
+        return Recipe(
+            name="wrong", cite=("x",), terms=(Term(rule=rule, times=SortedPair(Uniform())),)
+        )
 
     report = exam(wrong, steps=0)
     assert any("no stationary point" in problem for problem in report.problems)
@@ -137,7 +149,12 @@ def test_wrong_rules_are_found(rule) -> None:
 
 def test_malformed_recipes_are_found() -> None:
     def named_otherwise(needed, times=Uniform()):
-        return Recipe(name="other", cite=(), terms=(Term(rule=DiagonalRule(), times=Diagonal(times)),), status="proven")
+        return Recipe(
+            name="other",
+            cite=(),
+            terms=(Term(rule=DiagonalRule(), times=Diagonal(times)),),
+            status="proven",
+        )
 
     report = exam(lambda: named_otherwise(3), steps=0)
     text = " ".join(report.problems)
@@ -191,9 +208,15 @@ def test_an_entry_point_is_a_recipe(target, tmp_path, monkeypatch) -> None:
 
 
 def test_errors_name_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"no recipe is called 'meanflow' \(did you mean 'mean_flow'\?\); there are ddpm"):
+    with pytest.raises(
+        RecipeError,
+        match=r"no recipe is called 'meanflow' \(did you mean 'mean_flow'\?\); there are ddpm",
+    ):
         recipes.get("meanflow")
-    with pytest.raises(RecipeError, match=r"has no argument 'diagnal' \(did you mean 'diagonal'\?\); it has mean, std"):
+    with pytest.raises(
+        RecipeError,
+        match=r"has no argument 'diagnal' \(did you mean 'diagonal'\?\); it has mean, std",
+    ):
         recipes.get("mean_flow", diagnal=0.5)
     with pytest.raises(RecipeError, match="no recipe is called 'zzzz'; there are"):
         recipes.get("zzzz")
@@ -211,12 +234,24 @@ def test_defaults_are_the_papers() -> None:
     assert recipes.get("improved_mean_flow").terms[1].rule.tangent == "self"
     shortcut = recipes.get("shortcut")
     assert [t.share for t in shortcut.terms] == [0.875, 0.125]
-    assert (shortcut.terms[1].times.levels, shortcut.terms[1].rule.clip, shortcut.ema_target) == (7, 4.0, 0.999)
+    assert (shortcut.terms[1].times.levels, shortcut.terms[1].rule.clip, shortcut.ema_target) == (
+        7,
+        4.0,
+        0.999,
+    )
     assert [t.share for t in recipes.get("lsd").terms] == [0.75, 0.25]
     assert recipes.get("lsd").terms[1].rule.through == "jvp"
     assert recipes.get("esd").terms[1].rule.through == "partial"
-    assert recipes.get("lmd").terms[0].rule.through == recipes.get("emd").terms[0].rule.through == "all"
+    assert (
+        recipes.get("lmd").terms[0].rule.through
+        == recipes.get("emd").terms[0].rule.through
+        == "all"
+    )
     assert recipes.get("progressive_distillation", stages=4).refresh == (0.25, 0.5, 0.75)
     assert recipes.get("psd", split="midpoint").terms[1].times.split.value == 0.5
-    assert {n for n in KNOWN if recipes.get(n).needs_teacher} >= {"emd", "lmd", "progressive_distillation"}
+    assert {n for n in KNOWN if recipes.get(n).needs_teacher} >= {
+        "emd",
+        "lmd",
+        "progressive_distillation",
+    }
     assert {n for n in KNOWN if recipes.get(n).local} >= {"ddpm", "flow_matching"}

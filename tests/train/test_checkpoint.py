@@ -310,6 +310,7 @@ def test_a_network_of_ones_own(tmp_path):
     # the average of tied weights is one average
     assert torch.equal(found.mean_velocity(x, s, s), state.averaged().mean_velocity(x, s, s))
     assert found.net.calls == flow_map.net.calls > 0
+    assert found.local
     torch.manual_seed(4)
     again = NetFlowMap(Own(), linear(), Average(), local=True)
     more = fit(recipe, again, kit.toy(), kit.run_of(steps=8), out=tmp_path / "run", resume=True)

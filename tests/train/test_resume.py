@@ -6,8 +6,9 @@ import pytest
 import torch
 import train_kit as kit
 
+from flowmaps.data import Sampler
 from flowmaps.errors import CheckpointError
-from flowmaps.train import checkpoint
+from flowmaps.train import checkpoint, fit
 
 
 class Crash(Exception):
@@ -144,16 +145,49 @@ def test_other_averages_are_refused(wrong, tmp_path):
         kit.go("lsd", tmp_path / "run", steps=4, resume=True, **wrong)
 
 
-def test_a_seconds_budget_counts_over_resumes(tmp_path):
-    long = {"steps": 10**6, "save_every": 10**6, "schedule": "constant", "warmup": 0}
-    state = kit.go("lsd", tmp_path / "run", seconds=0.25, **long)
-    assert 0.25 <= state.seconds < 0.25 + 5
-    first = state.step
-    again = kit.go("lsd", tmp_path / "run", seconds=0.25, resume=True, **long)
-    assert (again.step, again.seconds) == (first, pytest.approx(state.seconds, abs=1e-3))
-    more = kit.go("lsd", tmp_path / "run", seconds=state.seconds + 0.1, resume=True, **long)
-    assert more.step > first
-    assert more.seconds >= state.seconds + 0.1
+class Clock:
+    """A clock that goes on by a hundredth of a second whenever it is read."""
+
+    def __init__(self):
+        self.now = 500.0
+
+    def perf_counter(self):
+        self.now += 0.01
+        return self.now
+
+
+def test_a_seconds_budget_counts_over_resumes(tmp_path, monkeypatch):
+    """The clock is read once at the start and once a step."""
+    long = {"steps": 10**6, "save_every": 10**6, "warmup": 0}
+    clock = Clock()
+    monkeypatch.setattr("flowmaps.train.loop.time.perf_counter", clock.perf_counter)
+    state = kit.go("lsd", tmp_path / "run", seconds=0.155, **long)
+    assert (state.step, state.seconds) == (16, pytest.approx(0.16))
+    again = kit.go("lsd", tmp_path / "run", seconds=0.155, resume=True, **long)
+    assert (again.step, again.seconds) == (16, pytest.approx(0.16))
+    more = kit.go("lsd", tmp_path / "run", seconds=0.195, resume=True, **long)
+    assert (more.step, more.seconds) == (20, pytest.approx(0.20))
+    assert [row["step"] for row in kit.metrics(tmp_path / "run")] == list(range(1, 21))
+
+
+def test_rows_come_in_the_order_of_the_sampler_and_go_on_after_a_resume(tmp_path):
+    asked = []
+
+    class Spy:
+        def __len__(self):
+            return 37
+
+        def batch(self, index):
+            asked.append(index.tolist())
+            return kit.toy().batch(index)
+
+    recipe = kit.RECIPES["lsd"]()
+    for steps in (5, 9):
+        run = kit.run_of(steps=steps)
+        fit(recipe, kit.student(recipe), Spy(), run, out=tmp_path, resume=steps == 9)
+    sampler = Sampler(37, 16, seed=5)
+    assert asked == [sampler.at(step).tolist() for step in range(9)]
+    assert sorted([*asked[0], *asked[1], *asked[2]][:37]) == list(range(37))
 
 
 def test_a_seconds_budget_passes_every_refresh(tmp_path, monkeypatch):

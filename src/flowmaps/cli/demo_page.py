@@ -196,9 +196,7 @@ def _ladder(measured: "Measured") -> "Image":
     }
     longest = Way(max(settings.BASELINE_STEPS), settings.SOLVER)
     walk = longest(measured.baseline.flow_map, x, **rows).cpu()
-    return ladder(
-        {"noise": x.cpu(), **jumps, f"{longest.steps} steps": walk}, across=2, scale=10
-    )
+    return ladder({"noise": x.cpu(), **jumps, f"{longest.steps} steps": walk}, across=2, scale=9)
 
 
 def _trajectory(measured: "Measured") -> "Image":

@@ -146,7 +146,7 @@ def _explain() -> Generator[None]:
     try:
         yield
     except (NotImplementedError, RuntimeError) as error:
-        if "forward AD" not in str(error) and "forward-mode" not in str(error):
+        if not any(words in str(error) for words in ("forward AD", "forward-mode", "forward mode")):
             raise
         raise DerivativeError(
             f"the network uses an operation without forward-mode AD ({str(error).splitlines()[0][:160]}); "

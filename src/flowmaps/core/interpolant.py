@@ -27,7 +27,7 @@ Secant = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Coefficients(NamedTuple):
-    r"""$\\alpha_t, \\sigma_t$ and their time derivatives, each shaped to broadcast against a sample."""
+    r"""$\alpha_t, \sigma_t$ and their time derivatives, each shaped to broadcast against a sample."""
 
     alpha: Tensor
     sigma: Tensor
@@ -152,7 +152,7 @@ def _row(c: Coefficients, kind: Prediction) -> tuple[Tensor, Tensor]:
 
 
 def linear() -> Interpolant:
-    r"""$x_t = (1-t) x_0 + t \\varepsilon$: rectified flow, flow matching (Lipman et al. 2023, arXiv:2210.02747)."""
+    r"""$x_t = (1-t) x_0 + t \varepsilon$: rectified flow, flow matching (Lipman et al. 2023, arXiv:2210.02747)."""
     return Interpolant(
         name="linear",
         alpha=lambda t: 1 - t,

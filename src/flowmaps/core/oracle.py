@@ -47,7 +47,7 @@ class World(Protocol):
         ...
 
     def posterior(self, x: Tensor, t: Tensor, n: int, generator: Generator) -> Endpoints:
-        r"""N exact draws of $(x_0, \\varepsilon)$ given $x_t = x$, each (n, B, D)."""
+        r"""N exact draws of $(x_0, \varepsilon)$ given $x_t = x$, each (n, B, D)."""
         ...
 
     @property
@@ -77,7 +77,7 @@ class ExactFlowMap(FlowMap):
 @final
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    r"""$x_0 \\sim N(\\mu, \\mathrm{diag}(std^2))$, both (D,); rotate it with `Rotated` for a full covariance.
+    r"""$x_0 \sim N(\mu, \mathrm{diag}(std^2))$, both (D,); rotate it with `Rotated` for a full covariance.
 
     Example:
         >>> from flowmaps.core.interpolant import linear
@@ -117,7 +117,7 @@ class Gaussian:
         return mean_t + std_t / std_s * (x - mean_s)
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
-        r"""$\\log p_t(x)$ (B,)."""
+        r"""$\log p_t(x)$ (B,)."""
         mean, std = self.marginal(t, x)
         return torch.distributions.Normal(mean, std).log_prob(x).sum(-1)
 
@@ -141,7 +141,7 @@ class Gaussian:
 @final
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    r"""$x_0 \\sim \\sum_k w_k N(m_k, \\mathrm{diag}(std_k^2))$; weights (K,), means and stds (K, D).
+    r"""$x_0 \sim \sum_k w_k N(m_k, \mathrm{diag}(std_k^2))$; weights (K,), means and stds (K, D).
 
     The velocity is exact in any dimension. The map has no closed form: `flow_map` integrates with RK4 (`steps`).
     """
@@ -176,7 +176,7 @@ class Mixture:
         return (share * (c.dalpha * self.means + rate * (x[:, None] - means))).sum(1)
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
-        r"""$\\log p_t(x)$ (B,)."""
+        r"""$\log p_t(x)$ (B,)."""
         _, means, stds = self.components(t, x)
         each = torch.distributions.Normal(means, stds).log_prob(x[:, None]).sum(-1)
         return torch.logsumexp(self.weights.log() + each, 1)
@@ -231,7 +231,7 @@ class Product:
         ).sum(1)
 
     def tail(self, x: Tensor, t: Tensor, side: Tensor) -> Tensor:
-        r"""$P(x_t \\le x)$ where `side` is -1 and $P(x_t > x)$ where it is +1, per coordinate: small tails keep digits."""
+        r"""$P(x_t \le x)$ where `side` is -1 and $P(x_t > x)$ where it is +1, per coordinate: small tails keep digits."""
         means, stds = self._coordinates(t, x)
         z = side[:, None] * (x[:, None] - means) / (stds * math.sqrt(2))
         return (self.weights * 0.5 * torch.special.erfc(z)).sum(1)
@@ -285,7 +285,7 @@ class Product:
 @final
 @dataclass(frozen=True, eq=False)
 class Rotated:
-    r"""Another world turned by an orthogonal matrix (D, D): $x_0 = R\\,y_0$. Isotropic noise does not notice."""
+    r"""Another world turned by an orthogonal matrix (D, D): $x_0 = R\,y_0$. Isotropic noise does not notice."""
 
     world: Gaussian | Product
     rotation: Tensor
@@ -348,7 +348,7 @@ class Checkerboard:
         k = torch.randint(len(low), (n,), generator=generator)
         return low[k] + side * torch.rand(n, 2, generator=generator)
 
-    def _boxes(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _boxes(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Log-weights of the boxes (B, K), up to a constant per row, and the posterior means of $x_0$ (B, K, 2)."""
         low, side = self.corners(x)
         c = self.interpolant.at(t, x[:, None])
@@ -365,17 +365,14 @@ class Checkerboard:
         log_a, log_b = torch.special.log_ndtr(a), torch.special.log_ndtr(b)
         log_mass = log_b + torch.log(-torch.expm1((log_a - log_b).clamp(max=-1e-12)))
         norm = -0.5 * math.log(2 * math.pi)
-        pull = torch.exp(norm - 0.5 * a.square() - log_mass) - torch.exp(
-            norm - 0.5 * b.square() - log_mass
-        )
+        pull_a, pull_b = (torch.exp(norm - 0.5 * z.square() - log_mass) for z in (a, b))
+        mean = centre + scale * flip * (pull_a - pull_b)
         # in a narrow box the normal density is a line: its moments, without the cancellation (relative error 1e-9)
         width, middle = c.alpha * side / c.sigma, low + side / 2
         z = (c.alpha * middle - x[:, None]) / c.sigma
         log_line = -0.5 * z.square() + (z.square() - 1) * width.square() / 24
         mass = torch.where(narrow, log_line, log_mass).sum(-1)
-        return mass, torch.where(
-            narrow, middle - side * width * z / 12, centre + scale * flip * pull
-        )
+        return mass, torch.where(narrow, middle - side * width * z / 12, mean)
 
     def velocity(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         # at t = 0 the posterior is a point and the noise 0/0; 1e-6 is the same field to 1e-6.

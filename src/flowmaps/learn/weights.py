@@ -102,7 +102,7 @@ class MaxSNR:
 
 
 class TangentTransform(Protocol):
-    r"""A transform of $g = u - \\mathrm{target}$ (B, *D); it may not change its direction in expectation lightly."""
+    r"""A transform of $g = u - \mathrm{target}$ (B, *D); it may not change its direction in expectation lightly."""
 
     def __call__(self, g: Tensor) -> Tensor: ...
 
@@ -110,7 +110,7 @@ class TangentTransform(Protocol):
 @final
 @dataclass(frozen=True)
 class TangentNorm:
-    r"""$g / (\\|g\\| + c)$ per row, the norm over coordinates divided by $\\sqrt D$ (Lu & Song 2025, arXiv:2410.11081)."""
+    r"""$g / (\|g\| + c)$ per row, the norm over coordinates divided by $\sqrt D$ (Lu & Song 2025, arXiv:2410.11081)."""
 
     c: float = 0.1
 
@@ -158,7 +158,7 @@ class LearnedLogVar:
 
 @final
 class LogVar(nn.Module):
-    r"""$\\omega(s, t)$: a two-layer network on sines and cosines of both times, zero at the start. (B,) to (B,)."""
+    r"""$\omega(s, t)$: a two-layer network on sines and cosines of both times, zero at the start. (B,) to (B,)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

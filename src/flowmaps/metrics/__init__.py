@@ -14,12 +14,14 @@ from flowmaps.metrics.classifier import (
     save_classifier,
 )
 from flowmaps.metrics.frechet import Moments, frechet, frechet_distance, moments
+from flowmaps.metrics.identity import JvpCheck, jvp_check, layer_norm_trap, residuals
 from flowmaps.metrics.precision import PrecisionRecall, kernel_distance, precision_recall
 from flowmaps.metrics.wasserstein import sliced_wasserstein, wasserstein
 
 __all__ = [
     "Agreement",
     "Classifier",
+    "JvpCheck",
     "Moments",
     "PrecisionRecall",
     "accuracy",
@@ -27,10 +29,13 @@ __all__ = [
     "fit_classifier",
     "frechet",
     "frechet_distance",
+    "jvp_check",
     "kernel_distance",
+    "layer_norm_trap",
     "load_classifier",
     "moments",
     "precision_recall",
+    "residuals",
     "save_classifier",
     "sliced_wasserstein",
     "wasserstein",

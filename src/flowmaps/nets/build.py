@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import RecipeError
 from .dit import DiT
 from .mlp import MLP
 
@@ -25,7 +26,7 @@ NETS: tuple[str, ...] = tuple(SIZES)
 def named_net(name: str) -> dict[str, Any]:
     """The settings behind a name, as a dictionary that `build` takes and checkpoints keep."""
     if name not in SIZES:
-        raise ValueError(f"net must be one of {', '.join(NETS)}; got {name!r}")
+        raise RecipeError(f"net must be one of {', '.join(NETS)}; got {name!r}")
     family, settings = SIZES[name]
     return {"family": family.__name__, **settings}
 

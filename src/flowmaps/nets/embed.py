@@ -14,7 +14,7 @@ MAX_FREQUENCY = 16.0  # radians per unit of time
 
 
 def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
-    r"""$x / \\sqrt{mean(x^2)}$ over the last axis, without parameters, in float32: exact under forward-mode AD and its gradient."""
+    r"""$x / \sqrt{mean(x^2)}$ over the last axis, without parameters, in float32: exact under forward-mode AD and its gradient."""
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 

@@ -12,7 +12,7 @@ from ..learn.weights import InSpace
 
 
 def ddpm(times: Law = Uniform(), beta_min: float = 0.1, beta_max: float = 20.0) -> Recipe:
-    r"""$E\\|\\hat\\varepsilon-\\varepsilon\\|^2$, written as the equal velocity loss with weight `InSpace("eps")`."""
+    r"""$E\|\hat\varepsilon-\varepsilon\|^2$, written as the equal velocity loss with weight `InSpace("eps")`."""
     path = vp(beta_min, beta_max)
     return Recipe(
         name="ddpm",

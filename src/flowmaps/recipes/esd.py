@@ -10,7 +10,7 @@ from ..learn.weights import LearnedLogVar
 
 
 def esd(diagonal: float = 0.75, channels: int = 128) -> Recipe:
-    r"""Flow matching on a share `diagonal`, $\\partial_s X + \\mathrm{sg}[\\nabla X\\,v] = 0$ on the rest."""
+    r"""Flow matching on a share `diagonal`, $\partial_s X + \mathrm{sg}[\nabla X\,v] = 0$ on the rest."""
     weight = LearnedLogVar(channels)
     return Recipe(
         name="esd",

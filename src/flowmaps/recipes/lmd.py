@@ -10,6 +10,6 @@ from ..learn.times import Law, SortedPair, Uniform
 
 
 def lmd(through: Through = "all", times: Law = Uniform(), ends: float = 0.0) -> Recipe:
-    r"""$\\|\\partial_t X(x,s,t) - b_t(X(x,s,t))\\|^2$ with the teacher's b; a share `ends` of jumps spans the path."""
+    r"""$\|\partial_t X(x,s,t) - b_t(X(x,s,t))\|^2$ with the teacher's b; a share `ends` of jumps spans the path."""
     term = Term(rule=Lagrangian("teacher", through=through), times=SortedPair(times, ends=ends))
     return Recipe(name="lmd", cite=("boffi2024fmm",), terms=(term,))

@@ -17,8 +17,7 @@ def lsd(
     through: Through = "jvp",
     ends: float = 0.0,
 ) -> Recipe:
-    r"""Flow matching on a share `diagonal`, $\\partial_t X = v(X)$ on the rest (a share `ends` over the whole path), weighted by a
-    learned variance."""
+    r"""Flow matching on a share `diagonal`; on the rest $\partial_t X = v(X)$, `ends` of it over the whole path."""
     weight = LearnedLogVar(channels)
     return Recipe(
         name="lsd",

@@ -24,7 +24,7 @@ def uniform(steps: int, path: Interpolant | None = None) -> Tensor:
 
 
 def shifted(steps: int, path: Interpolant | None = None, shift: float = 3.0) -> Tensor:
-    r"""Uniform times moved towards noise, $t \\mapsto kt/(1+(k-1)t)$ (Esser et al. 2024, arXiv:2403.03206, eq. 23)."""
+    r"""Uniform times moved towards noise, $t \mapsto kt/(1+(k-1)t)$ (Esser et al. 2024, arXiv:2403.03206, eq. 23)."""
     t = uniform(steps)
     return shift * t / (1 + (shift - 1) * t)
 

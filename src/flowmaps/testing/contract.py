@@ -166,7 +166,10 @@ def learn(recipe: Recipe, world: Rotated, steps: int, batch: int, seed: int) -> 
     classes = recipe.guidance.classes if recipe.guidance else 0
     guided = recipe.guidance is not None and recipe.guidance.conditioned
     student = NetFlowMap(
-        _Small(classes, guided, seed), recipe.interpolant, recipe.parametrization, local=recipe.local
+        _Small(classes, guided, seed),
+        recipe.interpolant,
+        recipe.parametrization,
+        local=recipe.local,
     )
     shadow = deepcopy(student)
     target = deepcopy(student) if recipe.ema_target is not None else None
@@ -207,7 +210,9 @@ class _Small(nn.Module):
         super().__init__()
         self.classes, self.guided = classes, guided
         size = 2 + 16 + (classes + 1 if classes else 0) + int(guided)
-        with torch.random.fork_rng(devices=[]):  # initial weights from the seed; the global generator is left as it was
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # initial weights from the seed; the global generator is left as it was
             torch.random.manual_seed(seed)
             self.layers = nn.ModuleList(nn.Linear(n, width) for n in (size, width, width))
             self.last = nn.Linear(width, 2)
@@ -237,8 +242,8 @@ class _Small(nn.Module):
 @torch.no_grad()
 def _follow(average: FlowMap, student: FlowMap, decay: float, step: int) -> None:
     decay = min(decay, (1 + step) / (10 + step))
-    new, old = list(student.parameters()), list(average.parameters())
-    torch._foreach_lerp_(old, new, 1 - decay)  # pyright: ignore[reportPrivateUsage]
+    for old, new in zip(average.parameters(), student.parameters(), strict=True):
+        old.lerp_(new, 1 - decay)
 
 
 @torch.no_grad()

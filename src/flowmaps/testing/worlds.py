@@ -50,5 +50,7 @@ def rotation(angle: float, dtype: torch.dtype = torch.float64) -> Tensor:
 def plane(path: Interpolant | None = None, dtype: torch.dtype = torch.float64) -> Gaussian:
     """Two independent normal coordinates."""
     return Gaussian(
-        torch.tensor([0.3, -0.5], dtype=dtype), torch.tensor([0.5, 0.8], dtype=dtype), path or linear()
+        torch.tensor([0.3, -0.5], dtype=dtype),
+        torch.tensor([0.5, 0.8], dtype=dtype),
+        path or linear(),
     )

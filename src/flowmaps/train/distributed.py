@@ -30,7 +30,7 @@ class Group:
 
     def wrap(self, loss: nn.Module) -> nn.Module:
         """The loss with averaged gradients."""
-        return DistributedDataParallel(loss, broadcast_buffers=False) if self.world > 1 else loss
+        return DistributedDataParallel(loss) if self.world > 1 else loss
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over processes."""

@@ -38,15 +38,15 @@ class Data(Protocol):
         ...
 
 
+ECHO = 0.5
+"""Signals within so many seconds are one: `timeout` and some launchers signal a process and then its whole group."""
+
+
 @final
 @dataclass
 class _Stop:
-    """Set by Ctrl-C or SIGTERM; the loop ends after the step that it is in, a second signal ends it at once.
+    """Set by Ctrl-C or SIGTERM; the loop ends after the step that it is in, a second signal ends it at once."""
 
-    A launcher passes on the Ctrl-C that its processes had already: signals within `echo` seconds of the first are one.
-    """
-
-    echo: float
     signal: int = 0
     at: float = 0.0
 
@@ -54,13 +54,13 @@ class _Stop:
         now = time.monotonic()
         if not self.signal:
             self.signal, self.at = number, now
-        elif now - self.at >= self.echo:
+        elif now - self.at >= ECHO:
             raise KeyboardInterrupt
 
 
 @contextmanager
-def _interruptible(group: Group) -> Generator[_Stop]:
-    stop = _Stop(echo=5.0 if group.world > 1 else 0.0)
+def _interruptible() -> Generator[_Stop]:
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -125,7 +125,7 @@ def fit(
     elif resume:
         raise CheckpointError("resume=True continues the run in out=, which was not given")
     loop = _Loop(state, recipe, data, run, choice, group, order or _shuffle(len(data), run))
-    with _interruptible(group) as stop, _watchers(folder, state, group, hooks) as watchers:
+    with _interruptible() as stop, _watchers(folder, state, group, hooks) as watchers:
         loop.run_to_end(stop, folder, watchers)
     flow_map.eval()
     return state
