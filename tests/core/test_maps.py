@@ -267,13 +267,9 @@ def test_rematch_of_the_same_path_is_nothing() -> None:
 
 def test_times_may_be_scalars_or_rows(gen) -> None:
     f, x = worlds.rotated().flow_map, torch.randn(5, 2, generator=gen, dtype=torch.float64)
-    rows = f(x, torch.full((5,), 0.8).double(), torch.full((5,), 0.3).double())
-    assert_close(
-        f(x, torch.tensor(0.8).double(), torch.tensor(0.3).double()), rows, rtol=0, atol=1e-6
-    )
-    assert_close(
-        f(x, 0.8, 0.3),
-        worlds.rotated().endpoint(x, *torch.tensor([[0.8], [0.3]]).double().repeat(1, 5)),
-        rtol=0,
-        atol=1e-6,
-    )
+    s, t = torch.tensor([[0.8] * 5, [0.3] * 5], dtype=torch.float64)
+    rows = f(x, s, t)
+    assert_close(rows, worlds.rotated().endpoint(x, s, t), rtol=1e-13, atol=1e-13)
+    assert_close(f(x, s[0], t[0]), rows, rtol=0, atol=0)
+    assert_close(f(x, 0.8, 0.3), rows, rtol=0, atol=0)
+    assert_close(f(x, 0.8, t), rows, rtol=0, atol=0)

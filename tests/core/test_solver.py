@@ -113,6 +113,21 @@ def test_data_can_be_carried_to_noise(name, path_name, gen) -> None:
     assert (end - exact).abs().max() / exact.abs().max() < 0.06
 
 
+@pytest.mark.parametrize("name", ["dpm++2m", "unipc"])
+def test_leaving_clean_data_costs_no_order(name, gen) -> None:
+    """From log-SNR +inf the first step is DDIM's, whose one local error h^2 leaves the method of second order."""
+    world = worlds.gaussian()
+    x = world.sample(5, gen)
+    exact = world.flow_map(x, 0.0, 0.9)
+    errors = []
+    for steps in (40, 80, 160):
+        times = torch.linspace(0.0, 0.9, steps + 1, dtype=torch.float64)
+        end = solve(world.velocity, x, times, world.interpolant, SOLVERS[name])
+        errors.append((end - exact).abs().max().item())
+    orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
+    assert min(orders) > 1.75, (errors, orders)
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solved_map_has_the_velocity_on_its_diagonal(name, path, gen) -> None:
     """Rows with s = t among rows with a jump, also at t = 0 (VP's velocity is infinite there: its t_min instead)."""

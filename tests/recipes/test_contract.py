@@ -229,6 +229,7 @@ def test_defaults_are_the_papers() -> None:
     mean_flow = recipes.get("mean_flow")
     diagonal, eulerian = mean_flow.terms
     assert (diagonal.share, eulerian.share) == (0.75, 0.25)
+    assert (diagonal.rule, eulerian.rule) == (DiagonalRule(), Eulerian())
     assert (eulerian.times.law.mean, eulerian.times.law.std) == (-0.4, 1.0)
     assert (eulerian.metric.p, eulerian.metric.c) == (1.0, 1e-3)
     assert recipes.get("improved_mean_flow").terms[1].rule.tangent == "self"

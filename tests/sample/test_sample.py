@@ -196,6 +196,7 @@ def test_churn_noise_is_inflated(gen) -> None:
     assert_close(
         ends[2] - ends[1], ends[1] - ends[0], rtol=1e-6, atol=1e-9
     )  # a Gaussian field is affine
+    assert (ends[2] - ends[1]).abs().min() > 1e-3
     up = 40 * 1.3
     added = (up**2 - 40**2) ** 0.5 * torch.randn(
         5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64

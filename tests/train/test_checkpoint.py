@@ -261,6 +261,21 @@ def test_a_full_disk_at_the_first_checkpoint(tmp_path, monkeypatch):
     assert kit.go("lsd", tmp_path / "run", resume=True).step == kit.STEPS
 
 
+def test_metrics_that_cannot_be_written(tmp_path, monkeypatch):
+    def hook(event):
+        if event.state.step == 6:
+            monkeypatch.setattr("flowmaps.train.hooks.Path.open", no_space)
+
+    sentence = (
+        r"metrics of step 6 could not be written .*No space left.*the checkpoints are intact: free"
+    )
+    with pytest.raises(CheckpointError, match=sentence):
+        kit.go("lsd", tmp_path, hooks=[hook])
+    monkeypatch.undo()
+    assert kit.go("lsd", tmp_path, resume=True).step == kit.STEPS
+    assert [row["step"] for row in kit.metrics(tmp_path)] == list(range(1, 13))
+
+
 def test_a_real_limit_on_the_size_of_files(tmp_path, server):
     out = tmp_path / "run"
     process = server.Process(target=kit.full_disk, args=(str(out), 5))

@@ -9,7 +9,7 @@ import pytest
 import train_kit as kit
 
 from flowmaps.train import checkpoint
-from flowmaps.train.loop import ECHO
+from flowmaps.train.interrupt import ECHO
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, final
 
+from ..errors import CheckpointError
 from .run import Run
 from .state import State
 
@@ -68,12 +69,21 @@ class Metrics:
             "grad_norm": event.norm,
             "samples_per_second": round(event.rate, 1),
         }
+        try:
+            self._write(row)
+        except OSError as error:
+            raise CheckpointError(
+                f"the metrics of step {step} could not be written to {self.file} ({error}); "
+                "the checkpoints are intact: free some space and resume"
+            ) from error
+
+    def _write(self, row: dict[str, Any]) -> None:
         with self.file.open("a") as out:
             out.write(json.dumps(row) + "\n")
-        for name, value in event.loss.items():
-            self.board.add_scalar(f"loss/{name}", value, step)
+        for name, value in row["loss"].items():
+            self.board.add_scalar(f"loss/{name}", value, row["step"])
         for name in ("lr", "grad_norm", "samples_per_second"):
-            self.board.add_scalar(f"run/{name}", row[name], step)
+            self.board.add_scalar(f"run/{name}", row[name], row["step"])
         self.board.flush()
 
 

@@ -1,15 +1,11 @@
 """The training loop. There is one in the package, and it is `fit`."""
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol, final
 
 import torch
@@ -23,6 +19,7 @@ from ..learn.weights import LearnedLogVar
 from . import checkpoint
 from .distributed import Group, join
 from .hooks import Event, Hook, Metrics, Progress, trim_metrics
+from .interrupt import Stop, interruptible
 from .machine import Choice, choose
 from .run import Run
 from .state import State, new_state
@@ -36,41 +33,6 @@ class Data(Protocol):
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Samples (B, *D) float32 and labels (B,) int64 or None."""
         ...
-
-
-ECHO = 0.5
-"""Signals within so many seconds are one: `timeout` and some launchers signal a process and then its whole group."""
-
-
-@final
-@dataclass
-class _Stop:
-    """Set by Ctrl-C or SIGTERM; the loop ends after the step that it is in, a second signal ends it at once."""
-
-    signal: int = 0
-    at: float = 0.0
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if not self.signal:
-            self.signal, self.at = number, now
-        elif now - self.at >= ECHO:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def _interruptible() -> Generator[_Stop]:
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, stop) for number in numbers]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def fit(
@@ -125,7 +87,7 @@ def fit(
     elif resume:
         raise CheckpointError("resume=True continues the run in out=, which was not given")
     loop = _Loop(state, recipe, data, run, choice, group, order or _shuffle(len(data), run))
-    with _interruptible() as stop, _watchers(folder, state, group, hooks) as watchers:
+    with interruptible() as stop, _watchers(folder, state, group, hooks) as watchers:
         loop.run_to_end(stop, folder, watchers)
     flow_map.eval()
     return state
@@ -229,7 +191,7 @@ class _Loop:
             loss = compiled(loss)
         return self.group.wrap(loss)
 
-    def run_to_end(self, stop: _Stop, folder: Path | None, hooks: Sequence[Hook]) -> None:
+    def run_to_end(self, stop: Stop, folder: Path | None, hooks: Sequence[Hook]) -> None:
         """Steps until the run is done or stopped, with hooks and checkpoints."""
         state, run = self.state, self.run
         while state.progress(run) < 1:
@@ -242,7 +204,7 @@ class _Loop:
                 break
         self.group.barrier()
 
-    def step(self, stop: _Stop) -> Event:
+    def step(self, stop: Stop) -> Event:
         """One step: learning rate, draw, loss, finite?, backward, clip, step, averages."""
         state, run = self.state, self.run
         progress = state.progress(run)
