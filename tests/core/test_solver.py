@@ -115,7 +115,7 @@ def test_data_can_be_carried_to_noise(name, path_name, gen) -> None:
 
 @pytest.mark.parametrize("name", ["dpm++2m", "unipc"])
 def test_leaving_clean_data_costs_no_order(name, gen) -> None:
-    """From log-SNR +inf the first step is DDIM's, whose one local error h^2 leaves the method of second order."""
+    """From log-SNR +inf the first step is DDIM's, of local error h^2: second order remains, but for a logarithm."""
     world = worlds.gaussian()
     x = world.sample(5, gen)
     exact = world.flow_map(x, 0.0, 0.9)
@@ -125,7 +125,7 @@ def test_leaving_clean_data_costs_no_order(name, gen) -> None:
         end = solve(world.velocity, x, times, world.interpolant, SOLVERS[name])
         errors.append((end - exact).abs().max().item())
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
-    assert min(orders) > 1.75, (errors, orders)
+    assert min(orders) > 1.6, (errors, orders)
 
 
 @pytest.mark.parametrize("name", SOLVERS)

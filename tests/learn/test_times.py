@@ -25,7 +25,7 @@ LAWS = {
     "uniform": SortedPair(Uniform()),
     "logit": SortedPair(LogitNormal(-0.4, 1.0)),
     "two": SortedPair(Uniform(), target=LogitNormal(0.3, 0.8), split=Fixed(0.5)),
-    "ends": SortedPair(Uniform(), ends=0.3),
+    "ends": SortedPair(Uniform(), starts=0.2, ends=0.3),
     "data": ToData(LogitNormal()),
     "dyadic": Dyadic(5),
     "halving": HalvingGrid(4),
@@ -62,8 +62,10 @@ def test_sorted_pair_distributions(gen) -> None:
     gamma = (s - w) / (s - t)
     assert abs(gamma[s > t].mean().item() - 0.5) < 5 / math.sqrt(12 * N)
     share(gamma < 0.25, 0.25)
-    s, w, t = SortedPair(Uniform(), ends=0.3)(N, gen)
-    share((s == 1) & (t == 0), 0.3)
+    s, w, t = SortedPair(Uniform(), starts=0.4, ends=0.3)(N, gen)
+    share(s == 1, 0.4)
+    share(t == 0, 0.3)
+    share((s == 1) & (t == 0), 0.12)
     s, w, t = SortedPair(Fixed(0.9), target=Fixed(0.2), split=Fixed(0.25))(5, gen)
     assert torch.allclose(w, torch.full((5,), 0.9 - 0.25 * 0.7))
 

@@ -209,5 +209,6 @@ def compiled(loss: nn.Module) -> nn.Module:
     def zeros(size: list[int], *, dtype: Any = None, device: Any = None, **unused: Any) -> Tensor:
         return torch.zeros(size, dtype=dtype, device=device)
 
+    torch.compiler.reset()  # code of an earlier loss would be compared with this one, guard by guard, and its names differ
     decompositions.setdefault(torch.ops.aten._efficientzerotensor.default, zeros)
     return torch.compile(loss, dynamic=False)  # pyright: ignore[reportReturnType]

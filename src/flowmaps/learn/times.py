@@ -112,21 +112,24 @@ class SortedPair:
         target: Law of the target, if another; sorted all the same.
         split: Law of (s - w) / (s - t): uniform (PSD-U), or `Fixed(0.5)` (PSD-M, shortcut).
         both: Exchange source and target for half of the jumps, so that the map learns data -> noise as well.
-        ends: Share of the jumps that are stretched over the whole path, s = 1 and t = 0.
+        starts: Share of the jumps whose source is moved to pure noise, s = 1 (all that a one-step sampler asks for).
+        ends: Share of the jumps whose target is moved to clean data, t = 0, drawn independently of `starts`.
     """
 
     law: Law
     target: Law | None = None
     split: Law = Uniform()
     both: bool = False
+    starts: float = 0.0
     ends: float = 0.0
 
     def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
         a, b = self.law(n, generator), (self.target or self.law)(n, generator)
         s, t = torch.maximum(a, b), torch.minimum(a, b)
+        if self.starts:
+            s = torch.where(torch.rand(n, generator=generator) < self.starts, 1.0, s)
         if self.ends:
-            whole = torch.rand(n, generator=generator) < self.ends
-            s, t = torch.where(whole, 1.0, s), torch.where(whole, 0.0, t)
+            t = torch.where(torch.rand(n, generator=generator) < self.ends, 0.0, t)
         if self.both:
             swap = torch.rand(n, generator=generator) < 0.5
             s, t = torch.where(swap, t, s), torch.where(swap, s, t)

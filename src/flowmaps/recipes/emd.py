@@ -9,7 +9,7 @@ from ..learn.rules import Eulerian, Through
 from ..learn.times import Law, SortedPair, Uniform
 
 
-def emd(through: Through = "all", times: Law = Uniform(), ends: float = 0.0) -> Recipe:
-    r"""$\|\partial_s X + \nabla X\,b_s\|^2$ with the teacher's b; a share `ends` of jumps spans the path."""
-    term = Term(rule=Eulerian("teacher", through=through), times=SortedPair(times, ends=ends))
+def emd(through: Through = "all", times: Law = Uniform(), starts: float = 0.0) -> Recipe:
+    r"""$\|\partial_s X + \nabla X\,b_s\|^2$ with the teacher's b; a share `starts` of jumps starts at noise."""
+    term = Term(rule=Eulerian("teacher", through=through), times=SortedPair(times, starts=starts))
     return Recipe(name="emd", cite=("boffi2024fmm",), terms=(term,))

@@ -15,9 +15,9 @@ def lsd(
     diagonal: float = 0.75,
     channels: int = 128,
     through: Through = "jvp",
-    ends: float = 0.0,
+    starts: float = 0.0,
 ) -> Recipe:
-    r"""Flow matching on a share `diagonal`; on the rest $\partial_t X = v(X)$, `ends` of it over the whole path."""
+    r"""Flow matching on a share `diagonal`; on the rest $\partial_t X = v(X)$, `starts` of it from noise."""
     weight = LearnedLogVar(channels)
     return Recipe(
         name="lsd",
@@ -25,8 +25,8 @@ def lsd(
         terms=(
             Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=diagonal, weight=weight),
             Term(
-                rule=Lagrangian("self"),
-                times=SortedPair(Uniform()),
+                rule=Lagrangian("self", through=through),
+                times=SortedPair(Uniform(), starts=starts),
                 share=1 - diagonal,
                 weight=weight,
             ),
