@@ -51,7 +51,7 @@ demo: $(BASE)  ## train, sample and measure a small flow map; the report lands i
 	$(BIN)/flowmaps demo --out demo
 
 test: $(DEV)  ## run the tests
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -m "not slow" tests
 
 check: format lint types layers budget docs examples  ## format, lint, types, imports, sizes, and every document that runs
 
@@ -82,8 +82,12 @@ examples: $(DEV)  ## run every example with its fast switch (FLOWMAPS_FAST=1)
 	@shopt -s nullglob; for f in examples/*.py; do \
 	  echo "$$f"; FLOWMAPS_FAST=1 $(BIN)/python -W error::DeprecationWarning:__main__ "$$f"; done
 
-bench: $(BASE)  ## run every benchmark; results lie beside the scripts
+bench: $(BASE)  ## run every benchmark (about two hours on two cores); results lie beside the scripts
+	@echo "About two hours on two cores: fashion 70 minutes, step costs 20, the rest 15. make bench-fashion runs one of them."
 	@shopt -s nullglob; for f in benchmarks/*.py; do echo "$$f"; $(BIN)/python "$$f"; done
+
+bench-%: $(BASE)  ## run one benchmark: bench-fashion, bench-step_cost, bench-sampling, ...
+	$(BIN)/python benchmarks/$*.py
 
 mutants: $(MUTANTS)  ## plant faults in core and learn and list those that no test sees (hours)
 	$(BIN)/mutmut run && $(BIN)/mutmut results

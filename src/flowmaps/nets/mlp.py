@@ -32,9 +32,10 @@ class MLP(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         size = math.prod(self.shape)
-        self.condition = Conditioning(width, classes, guided=guided)
+        inner = max(64, width // 2)  # a third of the weights would sit in the modulation otherwise
+        self.condition = Conditioning(inner, classes, guided=guided)
         self.first = nn.Linear(size, width)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
+        self.blocks = nn.ModuleList(_Block(width, inner) for _ in range(depth))
         self.last = nn.Linear(width, size)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
@@ -57,9 +58,9 @@ class MLP(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.modulate = nn.Linear(width, 3 * width)
+        self.modulate = nn.Linear(inner, 3 * width)
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
