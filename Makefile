@@ -55,7 +55,13 @@ test: $(DEV)  ## run the tests
 
 check: format lint types layers budget docs examples  ## format, lint, types, imports, sizes, and every document that runs
 
-docs: doctest blocks  ## run the doctests and the Python blocks of README.md and docs/
+methods: $(DEV)  ## write docs/methods.md from the recipes
+	$(BIN)/python tools/methods_page.py
+
+methods-check: $(DEV)
+	$(BIN)/python tools/methods_page.py --check
+
+docs: doctest blocks methods-check  ## run the doctests and the Python blocks of README.md and docs/
 
 format: $(DEV)
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@
 The same four jumps, with the sampler and as a hand-written loop over the network, in turns; results: benchmarks/sampling.json.
 """
 
+import itertools
 import json
 import statistics
 import time
@@ -27,7 +28,10 @@ def main() -> None:
     x = torch.randn(64, 1, 28, 28)
     label = torch.arange(64) % 10
     times = uniform(4)
-    pairs = [(torch.full((64,), float(s)), torch.full((64,), float(t))) for s, t in zip(times[:-1], times[1:], strict=True)]
+    pairs = [
+        (torch.full((64,), float(s)), torch.full((64,), float(t)))
+        for s, t in itertools.pairwise(times)
+    ]
 
     def bare() -> torch.Tensor:
         y = x
@@ -38,15 +42,23 @@ def main() -> None:
     spent: dict[str, list[float]] = {"bare": [], "sample": []}
     with torch.no_grad():
         for i in range(ROUNDS + 2):
-            for name, run in (("bare", bare), ("sample", lambda: sample(flow_map, x, times, label=label))):
+            for name, run in (
+                ("bare", bare),
+                ("sample", lambda: sample(flow_map, x, times, label=label)),
+            ):
                 began = time.perf_counter()
                 run()
                 if i > 1:
                     spent[name].append(time.perf_counter() - began)
     ratios = [b / a for a, b in zip(spent["bare"], spent["sample"], strict=True)]
     found = {
-        "batch": 64, "net": "dit-small", "jumps": 4, "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "bare_seconds": statistics.median(spent["bare"]), "sample_seconds": statistics.median(spent["sample"]),
+        "batch": 64,
+        "net": "dit-small",
+        "jumps": 4,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "bare_seconds": statistics.median(spent["bare"]),
+        "sample_seconds": statistics.median(spent["sample"]),
         "overhead": statistics.median(ratios) - 1,
     }
     (Path(__file__).parent / "sampling.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -36,7 +36,9 @@ def variant(factory, *, bf16: bool, fast: bool):
     ema = copy.deepcopy(student) if recipe.ema_target is not None else None
     objective = Objective(recipe, student, teacher, ema)
     loss_of = compiled(objective) if fast else objective
-    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], fused=True)
+    optimizer = torch.optim.AdamW(
+        [p for p in objective.parameters() if p.requires_grad], fused=True
+    )
     generator = torch.Generator().manual_seed(0)
     x_0, label = torch.randn(BATCH, *SHAPE, generator=generator), torch.arange(BATCH) % 10
 
@@ -71,7 +73,10 @@ def main() -> None:
     names = sorted(all_recipes())
     torch.set_float32_matmul_precision("highest")
     eager = seconds({name: variant(all_recipes()[name], bf16=False, fast=False) for name in names})
-    rows = {name: {"eager_fp32_seconds": eager[name], "cost": eager[name] / eager["flow_matching"]} for name in names}
+    rows = {
+        name: {"eager_fp32_seconds": eager[name], "cost": eager[name] / eager["flow_matching"]}
+        for name in names
+    }
     for name in names if "--quick" not in sys.argv else ():
         torch.compiler.reset()
         began = time.perf_counter()
@@ -82,8 +87,16 @@ def main() -> None:
         rows[name]["compiled_bf16_seconds"] = both["fast"]
         rows[name]["speedup"] = both["slow"] / both["fast"]
         print(name, {key: round(value, 3) for key, value in rows[name].items()}, flush=True)
-    about = {"batch": BATCH, "net": "DiT patch 4, width 192, depth 2", "torch": torch.__version__, "threads": torch.get_num_threads()}
-    (Path(__file__).parent / "step_cost.json").write_text(json.dumps({**about, "recipes": rows}, indent=1) + "\n")
+    net = "DiT patch 4, width 192, depth 2"
+    about = {
+        "batch": BATCH,
+        "net": net,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    (Path(__file__).parent / "step_cost.json").write_text(
+        json.dumps({**about, "recipes": rows}, indent=1) + "\n"
+    )
     for name, row in rows.items():
         print(f"{name:26s} cost {row['cost']:.2f}  speedup {row.get('speedup', float('nan')):.2f}")
 

@@ -66,9 +66,10 @@ def test_the_baseline_fails_every_one_step_threshold(reports) -> None:
 # Variants: arguments, paths, parametrizations and guidance leave the exact map stationary ------------------------------
 
 VARIANTS = {
-    "emd-target": lambda: recipes.get("emd", through="target", ends=0.2),
+    "emd-target": lambda: recipes.get("emd", through="target", starts=0.2),
     "lmd-jvp": lambda: recipes.get("lmd", through="jvp"),
     "lmd-target": lambda: recipes.get("lmd", through="target"),
+    "lmd-compose": lambda: recipes.get("lmd", compose=0.25, ends=0.2),
     "psd-midpoint": lambda: recipes.get("psd", split="midpoint"),
     "mean_flow-trig": lambda: replace(
         recipes.get("mean_flow"), interpolant=trig(), parametrization=EDMTwoTime(trig(), 0.6)

@@ -2,11 +2,11 @@
 
 The reduction is the released code's: the mean over the batch, of which 3/4 lies on the diagonal. `through="target"` is the
 variant that the paper suggests and does not use: the mean velocity regressed on the detached right-hand side, which costs no
-backward pass through the JVP. Deviations: none known.
+backward pass through the JVP. Additions, off by default: `compose`, `starts` and `ends`, as in `lmd`. Deviations: none known.
 """
 
 from ..learn.objective import Recipe, Term
-from ..learn.rules import DiagonalRule, Lagrangian, Through
+from ..learn.rules import Compositional, DiagonalRule, Lagrangian, Through
 from ..learn.times import Diagonal, SortedPair, Uniform
 from ..learn.weights import LearnedLogVar
 
@@ -16,19 +16,20 @@ def lsd(
     channels: int = 128,
     through: Through = "jvp",
     starts: float = 0.0,
+    ends: float = 0.0,
+    compose: float = 0.0,
 ) -> Recipe:
-    r"""Flow matching on a share `diagonal`; on the rest $\partial_t X = v(X)$, `starts` of it from noise."""
+    r"""Flow matching on a share `diagonal`, $\partial_t X = v(X)$ on the rest, weighted by a learned variance."""
     weight = LearnedLogVar(channels)
+    pair = SortedPair(Uniform(), starts=starts, ends=ends)
+    anchor = Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=diagonal, weight=weight)
+    rest = 1 - diagonal - compose
+    move = Term(rule=Lagrangian("self", through=through), times=pair, share=rest, weight=weight)
+    join = (
+        Term(rule=Compositional("self"), times=pair, share=compose, weight=weight)
+        if compose
+        else None
+    )
     return Recipe(
-        name="lsd",
-        cite=("boffi2025lsd",),
-        terms=(
-            Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=diagonal, weight=weight),
-            Term(
-                rule=Lagrangian("self", through=through),
-                times=SortedPair(Uniform(), starts=starts),
-                share=1 - diagonal,
-                weight=weight,
-            ),
-        ),
+        name="lsd", cite=("boffi2025lsd",), terms=(anchor, move, join) if join else (anchor, move)
     )

@@ -11,7 +11,6 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-
 EVERY, DENSE = 8, 256
 """Averages are read and written in memory whole, so they are updated at every 8th step once they change slowly."""
 
