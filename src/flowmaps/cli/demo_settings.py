@@ -5,16 +5,20 @@ from ..train.run import Config, Run
 BASELINE = Config(  # pyright: ignore[reportCallIssue]  # every field has a default
     recipe="flow_matching",
     data="digits",
-    net="mlp-base",
-    run=Run(steps=1_000_000, seconds=70, batch=256, lr=1e-3, save_every=1_000_000),  # pyright: ignore[reportCallIssue]
+    net="mlp-small",
+    run=Run(  # pyright: ignore[reportCallIssue]
+        steps=1_000_000, seconds=65, batch=256, lr=2e-3, ema=(0.03,), save_every=1_000_000
+    ),
 )
 
 FLOW_MAP = Config(  # pyright: ignore[reportCallIssue]  # the demo sets `teacher` to the baseline
-    recipe="emd",
-    set={"through": "target"},
+    recipe="lmd",
+    set={"through": "target", "starts": 0.45, "ends": 0.45},
     data="digits",
-    net="mlp-base",
-    run=Run(steps=1_000_000, seconds=75, batch=256, lr=1e-3, save_every=1_000_000),  # pyright: ignore[reportCallIssue]
+    net="mlp-small",
+    run=Run(  # pyright: ignore[reportCallIssue]
+        steps=1_000_000, seconds=80, batch=128, lr=1e-3, ema=(0.03,), save_every=1_000_000
+    ),
 )
 
 BASELINE_STEPS = (1, 2, 4, 8, 16, 32, 64)
