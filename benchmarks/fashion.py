@@ -4,7 +4,7 @@
     python benchmarks/fashion.py evaluate   one stage: teacher, baseline, flow_map or evaluate
 
 One model is trained by flow matching first (`teacher`). From its weights, the same time is spent twice: on more flow
-matching (`baseline`) and on Lagrangian distillation with the guidance folded in (`flow_map`). Both have had the same time
+matching (`baseline`) and on compositional distillation with the guidance folded in (`flow_map`). Both have had the same time
 then, the teacher's included. The baseline is walked with and without classifier-free guidance, at the scale that suits it
 best. Results and pictures: benchmarks/fashion.json, benchmarks/fashion*.png.
 """
@@ -53,8 +53,8 @@ def configs() -> dict[str, Config]:
         "teacher": teacher,
         "baseline": teacher.model_copy(update={"init": str(RUNS / "teacher"), "run": second_half}),
         "flow_map": Config(
-            recipe="lmd",
-            set={"through": "target", "starts": 0.4, "ends": 0.4, "compose": 0.5},
+            recipe="psd",
+            set={"anchor": "teacher", "channels": 0, "diagonal": 0.5, "starts": 0.3, "ends": 0.3},
             teacher=str(RUNS / "teacher"),
             guidance=GuidanceConfig(scale=GUIDANCE, dropout=0.1),
             run=second_half,

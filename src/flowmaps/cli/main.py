@@ -35,7 +35,7 @@ options:
 
 Three commands from nothing to samples in one step:
   flowmaps train flow_matching --data digits --out runs/teacher --run.steps 4000
-  flowmaps train emd --set.through target --teacher runs/teacher --out runs/map --run.steps 4000
+  flowmaps train lmd --set.through target --teacher runs/teacher --out runs/map --run.steps 4000
   flowmaps sample runs/map --steps 1 -n 64 --out grid.png
 """
 

@@ -2,7 +2,7 @@
 
 Examples:
   flowmaps train flow_matching --data digits --out runs/teacher --run.steps 4000
-  flowmaps train emd --set.through target --teacher runs/teacher --out runs/map
+  flowmaps train lmd --set.through target --teacher runs/teacher --out runs/map
   flowmaps train mean_flow --data ./photos --size 32 --net dit-small --set.diagonal 0.5
   flowmaps train lsd --data toy:checkerboard --net mlp-small --run.seconds 60
   flowmaps train --config run.yaml --run.lr 3e-4 --print-config
@@ -113,7 +113,7 @@ def _next(out: Path, local: bool, config: Config) -> str:
         student = out.with_name(f"{out.name}-map")
         lines += [
             f"  flowmaps sample {out} --solver heun --steps 32 --out samples.png",
-            f"  flowmaps train emd --set.through target --teacher {out}{flags} --out {student}",
+            f"  flowmaps train lmd --set.through target --teacher {out}{flags} --out {student}",
         ]
     else:
         lines += [

@@ -1,6 +1,8 @@
 """Progressive self-distillation (Boffi et al. 2025, arXiv:2505.18825), sec. 3.3: one jump is two; no JVP at all.
 
-`split="uniform"` is PSD-U, `split="midpoint"` PSD-M, in the preconditioned (mean-velocity) form. Deviations: none known.
+`split="uniform"` is PSD-U, `split="midpoint"` PSD-M, in the preconditioned (mean-velocity) form. `anchor="teacher"` takes the
+diagonal from a teacher instead of from data, and `channels=0` drops the learned weight: SplitMeanFlow (Guo et al. 2025,
+arXiv:2507.16884). Additions, off by default: `starts` and `ends`, as in `lmd`. Deviations: none known.
 """
 
 from typing import Literal
@@ -12,16 +14,23 @@ from ..learn.weights import LearnedLogVar
 
 
 def psd(
-    split: Literal["uniform", "midpoint"] = "uniform", diagonal: float = 0.75, channels: int = 128
+    split: Literal["uniform", "midpoint"] = "uniform",
+    diagonal: float = 0.75,
+    channels: int = 128,
+    anchor: Literal["conditional", "teacher"] = "conditional",
+    starts: float = 0.0,
+    ends: float = 0.0,
 ) -> Recipe:
     """Flow matching on a share `diagonal`, the compositional rule on the rest."""
-    weight = LearnedLogVar(channels)
-    pair = SortedPair(Uniform(), split=Uniform() if split == "uniform" else Fixed(0.5))
+    weight = LearnedLogVar(channels) if channels else None
+    law = Uniform() if split == "uniform" else Fixed(0.5)
+    pair = SortedPair(Uniform(), split=law, starts=starts, ends=ends)
+    tangent = DiagonalRule(anchor)
     return Recipe(
         name="psd",
         cite=("boffi2025lsd",),
         terms=(
-            Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=diagonal, weight=weight),
+            Term(rule=tangent, times=Diagonal(Uniform()), share=diagonal, weight=weight),
             Term(rule=Compositional("self"), times=pair, share=1 - diagonal, weight=weight),
         ),
     )
