@@ -157,7 +157,7 @@ def main() -> None:
     """Run the stages named on the command line, or all."""
     for stage in sys.argv[1:] or ["teacher", "baseline", "flow_map", "evaluate"]:
         if stage == "evaluate":
-            evaluate(2500)
+            evaluate(1000)
         else:
             out = RUNS / stage
             train(

@@ -40,7 +40,7 @@ def test_previews_of_points_and_of_a_velocity_model(call, tmp_path) -> None:
     status, said, _ = call("train", "flow_matching", *TINY, *arguments)
     assert status == 0
     assert "--solver heun" in said
-    assert f"train emd --set.through target --teacher {out} --data toy:moons --net mlp-tiny" in said
+    assert f"train lmd --set.through target --teacher {out} --data toy:moons --net mlp-tiny" in said
     assert (out / "previews" / "step-00000003.png").read_bytes().startswith(b"\x89PNG")
     assert call("sample", out, "--out", tmp_path / "p.png", "--solver", "heun", "-n", 20)[0] == 0
 

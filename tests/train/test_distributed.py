@@ -52,7 +52,8 @@ def both(folder, name):
 
 @pytest.mark.parametrize("name", ["mean_flow", "lsd", "progressive_distillation"])
 def test_the_loss_curve_and_weights_are_those_of_one_process(name, folder, tmp_path):
-    """To the order of a float32 sum; Adam's first steps divide by the gradient's own size, which costs a digit."""
+    """To the order of a float32 sum; Adam's first steps divide by the gradient's own size, which costs digits: the bound
+    is a twentieth of what six steps can move a weight."""
     kit.go(name, tmp_path, steps=6)
     assert both(folder, name + ".end") == ["6", "6"]
     one, two = kit.metrics(tmp_path), kit.metrics(folder / name)
@@ -64,7 +65,7 @@ def test_the_loss_curve_and_weights_are_those_of_one_process(name, folder, tmp_p
     mine, theirs = kit.tensors(tmp_path), kit.tensors(folder / name)
     for key, value in mine.items():
         if key.startswith(("student", "ema", "teacher", "logvar")):
-            torch.testing.assert_close(value, theirs[key], rtol=1e-5, atol=3e-6, msg=key)
+            torch.testing.assert_close(value, theirs[key], rtol=1e-5, atol=1e-4, msg=key)
     assert torch.equal(mine["generator"], theirs["generator"])
 
 
