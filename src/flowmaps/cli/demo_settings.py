@@ -13,11 +13,11 @@ BASELINE = Config(  # pyright: ignore[reportCallIssue]  # every field has a defa
 
 FLOW_MAP = Config(  # pyright: ignore[reportCallIssue]  # the demo sets `teacher` to the baseline
     recipe="lmd",
-    set={"through": "target", "starts": 0.3, "ends": 0.3},
+    set={"through": "target", "skew": 1.8, "starts": 0.2, "ends": 0.2},
     data="digits",
     net="mlp-small",
     run=Run(  # pyright: ignore[reportCallIssue]
-        steps=1_000_000, seconds=86, batch=256, lr=1e-3, ema=(0.03,), save_every=1_000_000
+        steps=1_000_000, seconds=86, batch=256, lr=2e-3, ema=(0.03,), save_every=1_000_000
     ),
 )
 
