@@ -70,6 +70,9 @@ VARIANTS = {
     "lmd-jvp": lambda: recipes.get("lmd", through="jvp"),
     "lmd-target": lambda: recipes.get("lmd", through="target"),
     "lmd-compose": lambda: recipes.get("lmd", compose=0.25, ends=0.2),
+    "lmd-skew": lambda: recipes.get("lmd", through="target", skew=1.8, starts=0.2, ends=0.2),
+    "lsd-target": lambda: recipes.get("lsd", through="target", diagonal=0.5, compose=0.2),
+    "psd-teacher": lambda: recipes.get("psd", anchor="teacher", channels=0, starts=0.3, ends=0.3),
     "psd-midpoint": lambda: recipes.get("psd", split="midpoint"),
     "mean_flow-trig": lambda: replace(
         recipes.get("mean_flow"), interpolant=trig(), parametrization=EDMTwoTime(trig(), 0.6)
@@ -83,6 +86,22 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_are_stationary_at_the_exact_map(name) -> None:
     assert stationarity(VARIANTS[name](), torch.Generator().manual_seed(1)) < 5
+
+
+def test_shares_and_skew_move_the_times_where_they_say(gen) -> None:
+    """5 standard errors, false alarms once in 10^6: shares of s = 1 and t = 0, and sources and targets apart."""
+    n = 20_000
+    s, _, t = recipes.get("lmd", starts=0.3, ends=0.2).terms[0].times(n, gen)
+    assert abs((s == 1).float().mean() - 0.3) < 5 * (0.21 / n) ** 0.5
+    assert abs((t == 0).float().mean() - 0.2) < 5 * (0.16 / n) ** 0.5
+    law = recipes.get("lmd", skew=1.8).terms[0].times
+    assert (law.law.mean, law.target.mean, law.law.std, law.target.std) == (0.9, -1.8, 1.6, 1.6)
+    s, _, t = law(n, gen)
+    assert s.mean() > 0.66  # 0.673; uniform pairs have 0.667 and 0.333
+    assert t.mean() < 0.25
+    shares = [term.share for term in recipes.get("lsd", diagonal=0.5, compose=0.2).terms]
+    assert shares == pytest.approx([0.5, 0.3, 0.2])
+    assert recipes.get("psd", anchor="teacher", channels=0).needs_teacher
 
 
 def test_guided_recipe_learns(gen) -> None:
