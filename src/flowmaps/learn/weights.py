@@ -167,8 +167,9 @@ class LogVar(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, s: Tensor, t: Tensor) -> Tensor:
-        omega = 2.0 ** torch.arange(4, device=s.device, dtype=torch.float32)
-        phase = torch.stack([s, t], -1).float()[..., None] * omega
+        wide = torch.promote_types(self.first.weight.dtype, torch.float32)
+        omega = 2.0 ** torch.arange(4, device=s.device, dtype=wide)
+        phase = torch.stack([s, t], -1).to(wide)[..., None] * omega
         features = torch.cat([phase.sin(), phase.cos()], -1).flatten(1)
         hidden = nn.functional.silu(self.first(features))
         # a mean over hidden units, not a sum: Adam moves every weight alike, and an omega that falls faster than the
