@@ -18,6 +18,7 @@ from ..core.interpolant import Interpolant, linear
 from ..core.parametrization import Average, Parametrization
 from ..errors import RecipeError
 from .guidance import Guidance
+from .masks import random_layers, shared_masks
 from .rules import MapSource, Points, Rule, VelocitySource
 from .times import TimeLaw, Times
 from .weights import L2, LearnedLogVar, LogVar, Metric, TangentTransform, TimeWeight
@@ -176,7 +177,15 @@ class Recipe:
         scale: Tensor | None = None
         if self.guidance is not None:
             cond, scale = self.guidance.draw(cond, len(x_0), generator)
-        return Points(x, v, Times(s, w, t), cond, torch.tensor(progress), scale)
+        progressed = torch.tensor(progress)
+        return Points(x, v, Times(s, w, t), cond, progressed, scale, _peek(generator))
+
+
+def _peek(generator: Generator) -> Tensor:
+    """A seed from the generator without moving it: runs of networks without dropout stay what they were."""
+    ahead = Generator()
+    ahead.set_state(generator.get_state())
+    return torch.randint(2**62, (), generator=ahead)
 
 
 def map_points(change: Callable[[Tensor], Tensor], points: Points) -> Points:
@@ -188,6 +197,7 @@ def map_points(change: Callable[[Tensor], Tensor], points: Points) -> Points:
         {key: change(value) for key, value in points.cond.items()},
         points.progress,
         None if points.scale is None else change(points.scale),
+        points.seed,
     )
 
 
@@ -208,7 +218,8 @@ def shard(points: Points, rank: int, world: int) -> Points:
             f"a term has {len(points.x)} rows, which {world} processes cannot share evenly; "
             "choose a batch for which share x batch is a multiple of the number of processes"
         )
-    return map_points(lambda tensor: tensor[rank::world], points)
+    mine = map_points(lambda tensor: tensor[rank::world], points)
+    return replace(mine, seed=points.seed + rank)  # other rows, other dropout masks
 
 
 class Loss(NamedTuple):
@@ -265,11 +276,19 @@ class Objective(nn.Module):
         """The loss on drawn points."""
         parts: dict[str, Tensor] = {}
         losses: list[Tensor] = []
+        evaluate = self._masked_term if random_layers(self.student) else self._term
         for term, points in zip(self.recipe.terms, drawn, strict=True):
-            loss, raw = self._term(term, points)
+            loss, raw = evaluate(term, points)
             losses.append(term.share * term.scale * loss)
             parts[term.label] = raw
         return Loss(torch.stack(losses).sum(), parts)
+
+    @torch.compiler.disable(
+        reason="dropout in compiled code cannot be seeded, so the evaluations of a rule would not share their masks"
+    )
+    def _masked_term(self, term: Term, b: Points) -> tuple[Tensor, Tensor]:
+        with shared_masks(self.student, b):
+            return self._term(term, b)
 
     def _term(self, term: Term, b: Points) -> tuple[Tensor, Tensor]:
         b = self._guided(term.rule, b)

@@ -18,7 +18,7 @@ The conditional velocity is legal only where it is evaluated at the student's ow
 (methods.md 2.2): for the diagonal and Eulerian rules. The others refuse it when they are built.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, final
 
 import torch
@@ -48,6 +48,7 @@ class Points:
         cond: Conditioning, tensors with a leading B.
         progress: Share of the run that is done, `()` in [0, 1].
         scale: Guidance scale per row (B,), or None; in `cond` as well when it is an input of the network.
+        seed: Of the dropout masks that all evaluations of the student share, int64 `()`, on the CPU.
     """
 
     x: Tensor
@@ -56,6 +57,7 @@ class Points:
     cond: dict[str, Any]
     progress: Tensor
     scale: Tensor | None = None
+    seed: Tensor = field(default_factory=lambda: torch.tensor(0))
 
 
 class Models(Protocol):

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ..core.autodiff import compiled
 from ..core.flow_map import FlowMap, NetFlowMap
 from ..errors import CheckpointError, DataError, TrainingError
+from ..learn.masks import random_layers, shared_masks
 from ..learn.objective import Loss, Objective, Points, Recipe, Term, move, shard
 from ..learn.weights import LearnedLogVar
 from . import checkpoint
@@ -71,7 +73,7 @@ def fit(
             has no such device, or the student nothing to learn with.
         CheckpointError: If `out` holds another run, or a checkpoint cannot be read or written.
     """
-    choice = choose(run)
+    choice = _compilable(choose(run), run, flow_map.train())
     group = join(choice.device)
     state = new_state(
         recipe,
@@ -91,6 +93,18 @@ def fit(
         loop.run_to_end(stop, folder, watchers)
     flow_map.eval()
     return state
+
+
+def _compilable(choice: Choice, run: Run, student: FlowMap) -> Choice:
+    """The choice, without the compiler where nobody asked for it and it would take the masks of dropout away."""
+    if not choice.compiled or not random_layers(student):
+        return choice
+    if run.compile == "yes":
+        raise TrainingError(
+            "a loss whose network has dropout cannot be compiled, as the evaluations of a rule would not share their masks; "
+            f"use compile=no, or no dropout in {random_layers(student)[0]!r}"
+        )
+    return replace(choice, compiled=False)
 
 
 def _open(folder: Path, state: State, group: Group, resume: bool) -> None:
@@ -332,7 +346,8 @@ def _explain(objective: Objective, drawn: tuple[Points, ...]) -> str:
     """Which term and which times made the loss non-finite, found by computing the rows again, term by term."""
     with torch.no_grad():
         for term, b in zip(objective.recipe.terms, drawn, strict=True):
-            bad = ~torch.isfinite(_rows(objective, term, b))
+            with shared_masks(objective.student, b):
+                bad = ~torch.isfinite(_rows(objective, term, b))
             if bad.any():
                 times = ", ".join(
                     f"(s={s:.4f}, t={t:.4f})"
