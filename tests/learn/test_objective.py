@@ -70,7 +70,7 @@ def test_total_is_the_sum_of_shares_times_scales_times_means(gen) -> None:
     expected = 0.0
     for term, b in zip(EVERYTHING.terms, drawn, strict=True):
         prediction, target = term.rule(f, b, objective)
-        row = term.per_row(prediction, target)
+        row = term.per_row(prediction, target, b)
         assert_close(parts[term.label], row.detach().mean(), rtol=1e-12, atol=0)
         s, t = b.times.s, b.times.t
         if isinstance(term.weight, LearnedLogVar):

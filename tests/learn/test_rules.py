@@ -433,7 +433,7 @@ def test_loss_floors_of_the_exact_map(name, gen) -> None:
     recipe = Recipe(name="floor", cite=(), terms=(term,))
     objective = Objective(recipe, world.flow_map, teacher=world.flow_map)
     (b,) = recipe.draw(world.sample(n, gen), gen)
-    rows = term.per_row(*rule(world.flow_map, b, objective))
+    rows = term.per_row(*rule(world.flow_map, b, objective), b)
     assert_close(objective((b,)).parts[term.label], rows.mean(), rtol=1e-9, atol=1e-12)
     if kind == "zero":
         assert rows.mean() < 1e-10

@@ -10,9 +10,12 @@ Three traps are handled here, and nowhere else:
 * the *gradient through* the JVP of `F.layer_norm` is silently wrong (pytorch issue 196700): such a network
   is refused when that gradient is asked for;
 * tangents must have the dtype and memory of their primals: times are float32 or wider and own their memory.
+
+Finite differences have two of their own: rounding, so a step has a least size and autocast is off while they are taken,
+and the ends of time, beyond which no network was trained and sqrt(t) is NaN, so they are one-sided there.
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -23,41 +26,62 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from ..errors import DerivativeError
+from .interpolant import Interpolant
+from .shape import like
 
 TwoTime = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A function of (x, s, t), such as `FlowMap.forward` or `FlowMap.mean_velocity`."""
+
+Triple = tuple[Tensor, Tensor, Tensor]
+"""Point, source and target times, or a tangent to them."""
 
 
 @final
 @dataclass(frozen=True)
 class Derivative:
-    """How a directional derivative is taken: `EXACT` (forward-mode AD) or a central finite difference.
+    """How a directional derivative is taken: `EXACT` (forward-mode AD), a central difference, or half of each.
 
     Attributes:
-        method: "exact" needs forward-mode AD of every operation of the network; "finite" calls it twice.
+        method: "exact" needs forward-mode AD of every operation of the network; "finite" calls it twice; "semi" is exact
+            in the point and a difference in the times, for embeddings of time that are too steep to differentiate in
+            low precision (rCM, arXiv:2510.08431).
         step: Half-width h of the central difference, in units of time. Its error is O(h^2); float32 wants
             about 5e-3, bfloat16 networks cannot be differenced below 5e-2.
+        path: A path: source and point then move along its curve through (x, dx), with x_0 and noise held (transition
+            models), instead of along a straight line; on the linear path the two are one.
     """
 
-    method: Literal["exact", "finite"] = "exact"
+    method: Literal["exact", "finite", "semi"] = "exact"
     step: float = 5e-3  # Wang et al. 2025 (TiM, arXiv:2509.04394) use 5e-3 in float32
+    path: Interpolant | None = None
 
-    def __call__(
-        self,
-        fn: TwoTime,
-        primals: tuple[Tensor, Tensor, Tensor],
-        tangents: tuple[Tensor, Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor]:
+    def __post_init__(self) -> None:
+        if self.path is not None and self.method != "finite":
+            raise DerivativeError(
+                f"only method='finite' moves along a path: an exact derivative sees its tangent; got {self.method!r}"
+            )
+
+    def __call__(self, fn: TwoTime, primals: Triple, tangents: Triple) -> tuple[Tensor, Tensor]:
         """`fn` at the primals and its derivative along the tangents."""
         if self.method == "finite":
             return fn(*primals), self._difference(fn, primals, tangents)
+        if self.method == "exact":
+            with forward_mode_attention():
+                value, slope = torch.func.jvp(fn, primals, tangents)[:2]
+            return value, slope
+        x, s, t = primals
+        dx, ds, dt = tangents
         with forward_mode_attention():
-            value, slope = torch.func.jvp(fn, primals, tangents)[:2]
-        return value, slope
+            value, slope = torch.func.jvp(lambda x: fn(x, s, t), (x,), (dx,))[:2]
+        return value, slope + self._difference(fn, primals, (torch.zeros_like(dx), ds, dt))
 
-    def _difference(
-        self, fn: TwoTime, primals: Iterable[Tensor], tangents: Iterable[Tensor]
-    ) -> Tensor:
+    def slope(self, fn: TwoTime, primals: Triple, tangents: Triple) -> Tensor:
+        """The derivative alone: a finite difference then needs two calls, not three."""
+        if self.method == "finite":
+            return self._difference(fn, primals, tangents)
+        return self(fn, primals, tangents)[1]
+
+    def _difference(self, fn: TwoTime, primals: Triple, tangents: Triple) -> Tensor:
         pairs = list(zip(primals, tangents, strict=True))
         ahead = fn(*(p + self.step * d for p, d in pairs))
         behind = fn(*(p - self.step * d for p, d in pairs))
@@ -95,9 +119,24 @@ def along_source(
     Raises:
         DerivativeError: If `through` and the network calls `F.layer_norm`, or an operation lacks forward AD.
     """
-    return _directional(
-        fn, (x, s, t), (dx, torch.ones_like(s), torch.zeros_like(t)), derivative, through
-    )
+    tangents = (dx, torch.ones_like(s), torch.zeros_like(t))
+    if derivative.path is not None:
+        return _directional(
+            _on_path(fn, derivative.path, x, s, dx), (x, s, t), tangents, derivative, through
+        )
+    return _directional(fn, (x, s, t), tangents, derivative, through)
+
+
+def _on_path(fn: TwoTime, path: Interpolant, x: Tensor, s: Tensor, dx: Tensor) -> TwoTime:
+    """`fn` with the straight line x + h dx bent into the curve of the path that it touches."""
+    x_0, eps = path.endpoints(dx, x, s, "velocity")
+    start = path.sample(x_0, eps, s)[0]
+
+    def moved(point: Tensor, source: Tensor, t: Tensor) -> Tensor:
+        bend = path.sample(x_0, eps, source)[0] - start - like(source - s, x) * dx
+        return fn(point + bend, source, t)
+
+    return moved
 
 
 def along_target(
@@ -116,21 +155,21 @@ def along_target(
 
 def _directional(
     fn: TwoTime,
-    primals: tuple[Tensor, Tensor, Tensor],
-    tangents: tuple[Tensor, Tensor, Tensor],
+    primals: Triple,
+    tangents: Triple,
     derivative: Derivative,
     through: bool,
 ) -> tuple[Tensor, Tensor]:
     owned = (primals[0].contiguous(), primals[1].contiguous(), primals[2].contiguous())
     matched = tuple(d.to(p.dtype).contiguous() for p, d in zip(owned, tangents, strict=True))
     tangents = (matched[0], matched[1], matched[2])
-    if through and derivative.method == "exact":
+    if through and derivative.method != "finite":
         with refuse_layer_norm(), _explain():
             return derivative(fn, owned, tangents)
     if through:
         return derivative(fn, owned, tangents)
     with torch.no_grad(), _explain():
-        slope = derivative(fn, owned, tangents)[1]
+        slope = derivative.slope(fn, owned, tangents)
     return fn(*primals), slope
 
 

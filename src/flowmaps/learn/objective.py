@@ -21,7 +21,15 @@ from .guidance import Guidance
 from .masks import random_layers, shared_masks
 from .rules import MapSource, Points, Rule, VelocitySource
 from .times import TimeLaw, Times
-from .weights import L2, LearnedLogVar, LogVar, Metric, TangentTransform, TimeWeight
+from .weights import (
+    L2,
+    LearnedLogVar,
+    LogVar,
+    Metric,
+    Space,
+    TangentTransform,
+    TimeWeight,
+)
 
 
 @final
@@ -33,9 +41,10 @@ class Term:
         rule: What must hold.
         times: Where it must hold.
         share: Fraction of the batch that is spent on the term, in (0, 1].
-        metric: Error (B, *D) to loss (B,).
+        metric: Prediction and target (B, *D) to loss (B,).
         weight: Weight of the times (B,), or a learned one.
         tangent: Transform of prediction - target before the metric.
+        space: What prediction and target are read as first; mean velocities, or what the rule gives, by default.
         scale: Factor of the whole term, beside its share.
         name: What logs call it; by default the rule's name.
     """
@@ -46,6 +55,7 @@ class Term:
     metric: Metric = L2()
     weight: TimeWeight | LearnedLogVar | None = None
     tangent: TangentTransform | None = None
+    space: Space | None = None
     scale: float = 1.0
     name: str = ""
 
@@ -61,13 +71,15 @@ class Term:
     def label(self) -> str:
         return self.name or type(self.rule).__name__.removesuffix("Rule").lower()
 
-    def per_row(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Loss per row (B,), before weights."""
-        error = prediction - target
+    def per_row(self, prediction: Tensor, target: Tensor, b: Points) -> Tensor:
+        """Loss per row (B,), before weights, of both sides of the rule at the points `b`."""
+        s, _, t = b.times
+        if self.space is not None:
+            prediction, target = (self.space(side, b.x, s, t) for side in (prediction, target))
         if self.tangent is not None:
-            g = self.tangent(error.detach())
-            error = prediction - (prediction.detach() - g)
-        return self.metric(error)
+            held = prediction.detach()
+            target = held - self.tangent(held - target, s, t)
+        return self.metric(prediction, target)
 
 
 @final
@@ -293,12 +305,12 @@ class Objective(nn.Module):
     def _term(self, term: Term, b: Points) -> tuple[Tensor, Tensor]:
         b = self._guided(term.rule, b)
         prediction, target = term.rule(self.student, b, self)
-        row = term.per_row(prediction, target)
+        row = term.per_row(prediction, target, b)
         raw = row.detach().mean()
         if isinstance(term.weight, LearnedLogVar):
             assert self.logvar is not None  # built in __init__ from the same terms
             omega = self.logvar(b.times.s, b.times.t)
-            return (torch.exp(-omega) * row + omega).mean(), raw
+            return term.weight.loss(row, omega).mean(), raw
         if term.weight is not None:
             row = row * term.weight(self.recipe.interpolant, b.times.s, b.times.t)
         return row.mean(), raw

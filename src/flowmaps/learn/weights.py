@@ -1,9 +1,11 @@
-r"""How an error becomes a loss: metrics of $\Delta$ = prediction - target, weights of time, tangent transforms, ramps.
+r"""How an error becomes a loss: spaces, tangent transforms, metrics, weights of time, ramps, in this order.
 
-A metric maps $\Delta$ (B, *D) to one loss per row (B,); a time weight multiplies it; a tangent transform acts before both,
-on $g = u - \mathrm{target}$, which is where every trick on the learning direction belongs (methods.md 2.4).
+A space reads both sides of a rule as something else than a mean velocity; a tangent transform acts on
+$g$ = prediction - target, which is where every trick on the learning direction belongs (methods.md 2.4); a metric maps
+prediction and target (B, *D) to one loss per row (B,); a weight multiplies that.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, final
 
@@ -15,10 +17,51 @@ from ..core.shape import like
 from ..errors import RecipeError
 
 
-class Metric(Protocol):
-    """Loss per row (B,) of an error (B, *D)."""
+class Space(Protocol):
+    """A mean velocity `u` (B, *D) of the jumps from `x` (B, *D), times (B,), read as something else (B, *D)."""
 
-    def __call__(self, error: Tensor) -> Tensor: ...
+    def __call__(self, u: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor: ...
+
+
+@final
+@dataclass(frozen=True)
+class AtData:
+    r"""The denoised field whose DDIM step has the mean velocity u, on the linear path $\hat x = x - s\,u$.
+
+    Solves $u = \Delta_\alpha \hat x + \Delta_\sigma (x-\alpha_s\hat x)/\sigma_s$, with the secants $\Delta$ of the path. At
+    t = 0 it is the endpoint $X(x, s, 0)$, at t = s the denoised mean.
+    """
+
+    path: Interpolant
+
+    def __call__(self, u: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        c = self.path.at(s, x)
+        dalpha, dsigma = (like(slope, x) for slope in self.path.secant(s, t))
+        return (c.sigma * u - dsigma * x) / (c.sigma * dalpha - c.alpha * dsigma)
+
+
+@final
+@dataclass(frozen=True)
+class ClippedTime:
+    r"""$u\,\min(1, s/c)$: the velocity that $\hat x$ has as $(x-\hat x)/\max(s, c)$ on the linear path.
+
+    Keeps the loss of an $x_0$ prediction finite at s = 0 (Lu et al. 2026, arXiv:2601.22158, c = 0.05).
+    """
+
+    floor: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.floor <= 1:
+            raise RecipeError(f"ClippedTime needs a time 0 < floor <= 1; got {self.floor}")
+
+    def __call__(self, u: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        return like((s / self.floor).clamp(max=1), u) * u
+
+
+class Metric(Protocol):
+    """Loss per row (B,) of a prediction (B, *D) against its target, a tensor of the same shape or 0."""
+
+    def __call__(self, prediction: Tensor, target: Tensor | float = 0.0) -> Tensor: ...
 
 
 @final
@@ -26,23 +69,29 @@ class Metric(Protocol):
 class L2:
     """The mean square over coordinates."""
 
-    def __call__(self, error: Tensor) -> Tensor:
-        return error.square().flatten(1).mean(1)
+    def __call__(self, prediction: Tensor, target: Tensor | float = 0.0) -> Tensor:
+        return (prediction - target).square().flatten(1).mean(1)
+
+
+def _squares(prediction: Tensor, target: Tensor | float) -> Tensor:
+    return (prediction - target).square().flatten(1).sum(1)
 
 
 @final
 @dataclass(frozen=True)
 class Adaptive:
-    r"""$\|\Delta\|^2 / \mathrm{sg}[(\|\Delta\|^2+c)^p]$, sums over coordinates (Geng et al. 2025, arXiv:2505.13447, eq. 22).
+    r"""$L / \mathrm{sg}[(L+c)^p]$, by default of $L = \|\Delta\|^2$ summed over coordinates.
 
-    p = 0 is L2 (as a sum), p = 1/2 close to pseudo-Huber, p = 1 close to a logarithm.
+    p = 0 is L itself; for squares p = 1/2 is close to pseudo-Huber, p = 1 to a logarithm. `of=L2()` takes the mean over
+    coordinates instead of the sum (Geng et al. 2025, arXiv:2505.13447, eq. 22).
     """
 
     p: float = 1.0
     c: float = 1e-3
+    of: Metric | None = None
 
-    def __call__(self, error: Tensor) -> Tensor:
-        total = error.square().flatten(1).sum(1)
+    def __call__(self, prediction: Tensor, target: Tensor | float = 0.0) -> Tensor:
+        total = (self.of or _squares)(prediction, target)
         return total / (total.detach() + self.c) ** self.p
 
 
@@ -53,10 +102,58 @@ class Huber:
 
     c: float = 0.00054
 
-    def __call__(self, error: Tensor) -> Tensor:
-        flat = error.flatten(1)
-        c2 = self.c**2 * flat.shape[1]
-        return torch.sqrt(flat.square().sum(1) + c2) - c2**0.5
+    def __call__(self, prediction: Tensor, target: Tensor | float = 0.0) -> Tensor:
+        c2 = self.c**2 * prediction[0].numel()
+        return torch.sqrt(_squares(prediction, target) + c2) - c2**0.5
+
+
+@final
+@dataclass(frozen=True)
+class Cosine:
+    """1 - cos of the angle between prediction and target along their first axis (channels), mean over the others.
+
+    It sees the direction alone and belongs beside a metric of the size. Its minimum is the mean of *unit* targets: with
+    targets that are right only on average (the conditional velocity) it is biased (methods.md C7, D10).
+    """
+
+    def __call__(self, prediction: Tensor, target: Tensor | float = 0.0) -> Tensor:
+        other = torch.as_tensor(target, dtype=prediction.dtype, device=prediction.device)
+        aligned = nn.functional.cosine_similarity(prediction, other.expand_as(prediction), dim=1)
+        return 1 - aligned.reshape(len(prediction), -1).mean(1)
+
+
+@final
+@dataclass(frozen=True)
+class Perceptual:
+    """Mean square between features: `features` maps images (B, C, H, W) to a tensor (B, ...) or a tuple of them.
+
+    The network is yours: frozen, in evaluation mode, on the student's device. It needs images on both sides, so the
+    term needs a space such as `AtData`.
+    """
+
+    features: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+
+    def __call__(self, prediction: Tensor, target: Tensor | float = 0.0) -> Tensor:
+        with torch.no_grad():
+            seen = self.features(torch.as_tensor(target).expand_as(prediction))
+        felt = self.features(prediction)
+        pairs = zip(_listed(felt), _listed(seen), strict=True)
+        return torch.stack([(a - b).square().flatten(1).mean(1) for a, b in pairs]).sum(0)
+
+
+def _listed(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+@final
+@dataclass(frozen=True)
+class Sum:
+    """The sum of metrics."""
+
+    parts: tuple[Metric, ...]
+
+    def __call__(self, prediction: Tensor, target: Tensor | float = 0.0) -> Tensor:
+        return torch.stack([part(prediction, target) for part in self.parts]).sum(0)
 
 
 class TimeWeight(Protocol):
@@ -101,10 +198,41 @@ class MaxSNR:
         return snr * (sigma / (dalpha * sigma - a * dsigma)).square()
 
 
-class TangentTransform(Protocol):
-    r"""A transform of $g = u - \mathrm{target}$ (B, *D); it may not change its direction in expectation lightly."""
+@final
+@dataclass(frozen=True)
+class Rise:
+    r"""$\sin(\pi s/2)$: 1 in pure noise, 0 at the data (FACM's $\cos(\pi(1-s)/2)$, methods.md C7)."""
 
-    def __call__(self, g: Tensor) -> Tensor: ...
+    def __call__(self, path: Interpolant, s: Tensor, t: Tensor) -> Tensor:
+        return torch.sin(torch.pi / 2 * s)
+
+
+@final
+@dataclass(frozen=True)
+class TangentGap:
+    r"""$(\tan s - \tan t + \sigma_d)^{-1/2}$, times in [0, 1] (transition models, arXiv:2509.04394)."""
+
+    sigma_data: float = 1.0
+
+    def __call__(self, path: Interpolant, s: Tensor, t: Tensor) -> Tensor:
+        return (torch.tan(s) - torch.tan(t) + self.sigma_data).rsqrt()
+
+
+@final
+@dataclass(frozen=True)
+class Before:
+    """1 at sources below a time, 0 above."""
+
+    time: float
+
+    def __call__(self, path: Interpolant, s: Tensor, t: Tensor) -> Tensor:
+        return (s < self.time).to(s.dtype)
+
+
+class TangentTransform(Protocol):
+    r"""A transform of $g$ = prediction - target (B, *D), which goes from `s` (B,) to `t` (B,)."""
+
+    def __call__(self, g: Tensor, s: Tensor, t: Tensor) -> Tensor: ...
 
 
 @final
@@ -114,9 +242,38 @@ class TangentNorm:
 
     c: float = 0.1
 
-    def __call__(self, g: Tensor) -> Tensor:
+    def __call__(self, g: Tensor, s: Tensor, t: Tensor) -> Tensor:
         norm = g.flatten(1).norm(dim=1) / g[0].numel() ** 0.5
         return g / like(norm + self.c, g)
+
+
+@final
+@dataclass(frozen=True)
+class Clip:
+    """Every coordinate of g clipped to [-c, c]: the alternative to `TangentNorm` (Lu & Song 2025, arXiv:2410.11081)."""
+
+    c: float = 1.0
+
+    def __call__(self, g: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        return g.clamp(-self.c, self.c)
+
+
+@final
+@dataclass(frozen=True)
+class Relax:
+    r"""$(1-(1-s)^p)\,g$: the target stays near the prediction where the source is near the data (FACM, methods.md C7).
+
+    Attributes:
+        p: Power of the signal share 1 - s.
+        of: A transform that comes first, or None.
+    """
+
+    p: float = 0.5
+    of: TangentTransform | None = None
+
+    def __call__(self, g: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        first = g if self.of is None else self.of(g, s, t)
+        return like(1 - (1 - s) ** self.p, g) * first
 
 
 @final
@@ -151,9 +308,21 @@ class LearnedLogVar:
     r"""Learned uncertainty $e^{-\omega(s,t)} L + \omega(s,t)$ (Karras et al. 2024, arXiv:2312.02696, eq. 14-15; LSD).
 
     `Objective` builds one network $\omega$ of `channels` hidden units for all terms that ask for it.
+
+    Attributes:
+        channels: Hidden units.
+        cauchy: A number c replaces the Gaussian by $\log(e^{-\omega}L+c)+\omega = \log(L + c\,e^\omega)$ (decoupled MeanFlow,
+            c = 0.01). That falls with $\omega$ everywhere: $\omega$ is the decreasing floor below which errors stop
+            counting, and has no finite optimum.
     """
 
     channels: int = 128
+    cauchy: float | None = None
+
+    def loss(self, row: Tensor, omega: Tensor) -> Tensor:
+        """Loss (B,) of the errors `row` (B,) under the log-variances `omega` (B,)."""
+        scaled = torch.exp(-omega) * row
+        return (scaled if self.cauchy is None else torch.log(scaled + self.cauchy)) + omega
 
 
 @final

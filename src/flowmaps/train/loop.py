@@ -367,7 +367,7 @@ def _explain(objective: Objective, drawn: tuple[Points, ...]) -> str:
 
 def _rows(objective: Objective, term: Term, b: Points) -> Tensor:
     """The weighted loss of every row (B,)."""
-    row = term.per_row(*term.rule(objective.student, b, objective))
+    row = term.per_row(*term.rule(objective.student, b, objective), b)
     if isinstance(term.weight, LearnedLogVar):
         return row + objective.logvar(b.times.s, b.times.t) if objective.logvar is not None else row
     return (
