@@ -25,6 +25,7 @@ from torch.autograd import forward_ad
 
 from ..core.flow_map import NetFlowMap
 from .objective import Objective, Recipe
+from .states import Trajectories
 
 UNITS: dict[str, float] = {"F": 1, "J": 2, "FB": 3, "JF": 4, "JB": 6}
 """Forward-pass equivalents of every kind of call."""
@@ -112,7 +113,9 @@ def _calls(recipe: Recipe, progress: float) -> Counter[str]:
     marks.requires_grad_(True)  # an objective freezes the parameters of its companions
     x_0 = torch.randn(_ROWS, 4, generator=generator)
     labels = torch.zeros(_ROWS, dtype=torch.long)
-    drawn = recipe.draw(x_0, generator, {"label": labels} if recipe.guidance else {}, progress)
+    cond = {"label": labels} if recipe.guidance else {}
+    path = Trajectories(x_0[:, None].repeat(1, 3, 1), torch.tensor([1.0, 0.5, 0.0]))
+    drawn = recipe.draw(x_0, generator, cond, progress, path if recipe.needs_trajectories else None)
     objective(drawn).total.backward()
     reached = marks.grad if marks.grad is not None else torch.zeros_like(marks)
     found: Counter[str] = Counter()
