@@ -98,10 +98,15 @@ class NetFlowMap(FlowMap):
         self.parametrization: Parametrization = parametrization or Average()
         self.local = local
 
-    def mean_velocity(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
+    def output(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """What the network says at (x, s, t), (B, *D), before it is read."""
         out = self.net(self.parametrization.network_input(x, s), s, s if self.local else t, **cond)
         # networks may run in bfloat16; maps are read in the precision of their points
-        return self.parametrization.mean_velocity(out.to(x.dtype), x, s, t)
+        return out.to(x.dtype)
+
+    def mean_velocity(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        out = self.output(x, s, t, **cond)
+        return self.parametrization.mean_velocity(out, x, s, t)
 
 
 @final
