@@ -24,4 +24,5 @@ def improved_mean_flow(
                 rule=Eulerian(tangent="self"), times=pair, share=1 - diagonal, metric=Adaptive(p, c)
             ),
         ),
+        status="exact",
     )

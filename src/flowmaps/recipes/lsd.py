@@ -30,6 +30,5 @@ def lsd(
         if compose
         else None
     )
-    return Recipe(
-        name="lsd", cite=("boffi2025lsd",), terms=(anchor, move, join) if join else (anchor, move)
-    )
+    terms = (anchor, move, join) if join else (anchor, move)
+    return Recipe(name="lsd", cite=("boffi2025lsd",), terms=terms, status="exact")

@@ -22,4 +22,5 @@ def mean_flow(
             Term(rule=DiagonalRule(), times=Diagonal(pair), share=diagonal, metric=Adaptive(p, c)),
             Term(rule=Eulerian(), times=pair, share=1 - diagonal, metric=Adaptive(p, c)),
         ),
+        status="exact",
     )

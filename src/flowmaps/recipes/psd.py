@@ -33,4 +33,5 @@ def psd(
             Term(rule=tangent, times=Diagonal(Uniform()), share=diagonal, weight=weight),
             Term(rule=Compositional("self"), times=pair, share=1 - diagonal, weight=weight),
         ),
+        status="exact",
     )

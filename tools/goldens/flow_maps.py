@@ -1,0 +1,83 @@
+"""LSD, PSD and ESD: the authors' code (Boffi, Albergo, Vanden-Eijnden), every term with its learned weight."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import kit
+import numpy as np
+from jax_kit import logvar, logvar_weights, net, result
+from ml_collections import ConfigDict
+
+info = kit.peer("nmboffi+flow-maps", "py")
+kit.absent("tensorflow", "tensorflow_datasets")
+from common import flow_map, interpolant, losses, network_utils  # noqa: E402
+
+ROWS, CHANNELS = 4, 6
+
+
+class Theirs(network_utils.FlowMapMLP):
+    """Their network class, whose calc_b and endpoint are kept; phi and weight are ours, data at time 1, velocity reversed."""
+
+    def setup(self) -> None:
+        self.student = self.get_variable("params", "student")
+        self.logvar = self.get_variable("params", "logvar")
+
+    def calc_weight(self, s: Any, t: Any) -> Any:
+        return logvar(self.logvar, 1 - s, 1 - t) + math.log(kit.DIMS)
+
+    def calc_phi(self, s: Any, t: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return -net(self.student, x[None], 1 - jnp.asarray(s), 1 - jnp.asarray(t))[0]
+
+
+network_utils.setup_network = lambda config: Theirs(config=config)
+
+
+def golden(name: str, seed: int, loss_type: str, stopgrad: str, psd: str | None = None) -> None:
+    """One loss type of their `setup_loss`, half of the rows on the diagonal."""
+    rng = np.random.default_rng(seed)
+    parameters = {"student": kit.weights(rng), "logvar": logvar_weights(rng, CHANNELS)}
+    diagonal, jumps = kit.points(rng, ROWS, jump=False), kit.points(rng, ROWS)
+    if psd == "midpoint":
+        jumps["w"] = (jumps["s"] + jumps["t"]) / 2
+    rows = kit.joined(diagonal, jumps)
+    s, u, t = (1 - rows[key] for key in "swt")
+    h = np.concatenate([np.zeros(ROWS), ((t - u)[ROWS:] / (t - s)[ROWS:])])
+    cfg = ConfigDict(
+        {"training": {"loss_type": loss_type, "stopgrad_type": stopgrad, "psd_type": psd}}
+    )
+    cfg.optimization = ConfigDict({"diag_fraction": 0.5})
+    cfg.problem = ConfigDict({"interp_type": "linear"})
+    theirs = losses.setup_loss(
+        cfg, flow_map.FlowMap(ConfigDict()), interpolant.setup_interpolant(cfg)
+    )
+    keys = np.zeros((2 * ROWS, 2), np.uint32)
+    frozen = {"params": {"flow_map": parameters}}
+
+    def loss(p: Any) -> Any:
+        own = {"params": {"flow_map": p}}
+        labels = np.zeros(2 * ROWS)
+        return theirs(own, frozen, rows["eps"], rows["x_0"], labels, s, t, u, h, keys)
+
+    label = {"lsd": "lagrangian", "psd": "compositional", "esd": "eulerian"}[loss_type]
+    kit.store(
+        name,
+        kit.prefixed("student", parameters["student"])
+        | kit.prefixed("logvar", parameters["logvar"])
+        | kit.prefixed("diagonal", diagonal)
+        | kit.prefixed(label, jumps)
+        | result(loss, parameters),
+        recipe=loss_type,
+        settings={"diagonal": 0.5, "channels": CHANNELS} | ({"split": psd} if psd else {}),
+        offset=math.log(kit.DIMS),
+        peer=info | {"file": "py/common/losses.py", "function": f"setup_loss, {loss_type}_term"},
+        notation="their times are 1 - ours and their velocity is minus ours; they sum squares over the D coordinates where we "
+        "average, so their log-variance is ours + log D, and their loss is ours + log D; "
+        f"stopgrad_type {stopgrad!r}",
+    )
+
+
+golden("lsd", 11, "lsd", "convex")
+golden("psd_uniform", 12, "psd", "convex", "uniform")
+golden("psd_midpoint", 13, "psd", "convex", "midpoint")
+golden("esd", 14, "esd", "full")

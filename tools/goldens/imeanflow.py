@@ -1,0 +1,60 @@
+"""Improved MeanFlow: the authors' JAX code, with u(x, s, s) in place of the auxiliary head, and without guidance."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import kit
+import numpy as np
+from jax_kit import column, images, net, result, scripted
+
+info = kit.peer("Lyy-iiis+imeanflow")
+import imf as theirs  # noqa: E402
+
+rng = np.random.default_rng(3)
+w = kit.weights(rng)
+diagonal, jumps = kit.points(rng, 4, jump=False), kit.points(rng, 4)
+rows = kit.joined(diagonal, jumps)
+
+
+class Tiny(nn.Module):
+    """Called with (t, h). The second output is u(x, s, s), and, where it is trained, its target: a loss of zero."""
+
+    num_classes: int
+    eval: bool
+
+    def __call__(self, x, t, h, omega, t_min, t_max, y):
+        f = self.get_variable("params", "student")
+        trained = Tiny.calls % 3 == 2  # after both calls of their guidance_fn
+        Tiny.calls += 1
+        v = images(rows["eps"] - rows["x_0"]) if trained else net(f, x, t, t)
+        return net(f, x, t, t - h), v
+
+
+Tiny.calls = 0
+theirs.imfDiT.Tiny = Tiny
+theirs.iMeanFlow.dtype = jnp.float64
+mask = column(np.arange(8) < 4)
+theirs.iMeanFlow.sample_tr = lambda self, bz: (column(rows["s"]), column(rows["t"]), mask)
+theirs.iMeanFlow.sample_cfg_scale = lambda self, bz: jnp.ones((bz, 1, 1, 1))
+model = theirs.iMeanFlow("Tiny", 3, norm_p=1.0, norm_eps=0.01)
+jax.random.normal = scripted(images(rows["eps"]))
+
+
+def loss(p):
+    variables, key = {"params": {"net": p}}, {"gen": jax.random.key(0)}
+    labels = np.zeros(8, np.int32)
+    return model.apply(variables, images(rows["x_0"]), labels, method="forward", rngs=key)[0]
+
+
+kit.store(
+    "improved_mean_flow",
+    kit.prefixed("student", w)
+    | kit.prefixed("diagonal", diagonal)
+    | kit.prefixed("eulerian", jumps)
+    | result(loss, {"student": w}),
+    recipe="improved_mean_flow",
+    settings={"diagonal": 0.5, "p": 1.0, "c": 0.01},
+    peer=info | {"file": "imf.py", "function": "iMeanFlow.forward"},
+    notation="their (t, r) are our (s, t), and u is the same; their auxiliary head answers u(x, s, s) where it is asked for the "
+    "tangent, and its own target where it is trained, so its loss is 0; guidance scale 1",
+)
