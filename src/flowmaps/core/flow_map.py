@@ -100,13 +100,21 @@ class NetFlowMap(FlowMap):
 
     def output(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """What the network says at (x, s, t), (B, *D), before it is read."""
-        out = self.net(self.parametrization.network_input(x, s), s, s if self.local else t, **cond)
-        # networks may run in bfloat16; maps are read in the precision of their points
+        z = self.parametrization.network_input(x, s).to(_precision(self.net, x.dtype))
+        out = self.net(z, s, s if self.local else t, **cond)
+        # networks may run in bfloat16; times never do, and maps are read in the precision of their points
         return out.to(x.dtype)
 
     def mean_velocity(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
         out = self.output(x, s, t, **cond)
         return self.parametrization.mean_velocity(out, x, s, t)
+
+
+def _precision(net: Callable[..., Tensor], points: torch.dtype) -> torch.dtype:
+    """What a network is fed: half precision if its weights are (a teacher cast to save memory), else the points' own."""
+    weights = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+    half = weights is not None and weights.dtype in (torch.bfloat16, torch.float16)
+    return weights.dtype if half and weights is not None else points
 
 
 @final

@@ -5,34 +5,45 @@ steps done so far, so the profile has the same shape whatever the length of the 
 al. 2024, arXiv:2312.02696, eq. 5: $\beta_k \approx (1-1/k)^{\ln 2/r}$).
 """
 
+import math
 from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-EVERY, DENSE = 8, 256
-"""Averages are read and written in memory whole, so they are updated at every 8th step once they change slowly."""
+EVERY, DENSE, LEAST = 8, 256, 2.0**-10
+"""Averages are read and written in memory whole, so they are updated at every 8th step once they change slowly, and ever
+more rarely once a single update would be less than 1/1024 of the way: its last bits would be lost."""
+
+
+def span_of(rate: float, every: int = 1) -> int:
+    """After how many steps of an average with 1 - decay = `rate` an update is due: a power of two times `every`.
+
+    Example:
+        >>> span_of(1e-2), span_of(1e-4), span_of(1e-5, 8)
+        (1, 16, 128)
+    """
+    return every * 2 ** max(0, math.ceil(math.log2(LEAST / (rate * every))))
 
 
 @final
 class Average:
-    """One moving average of a module's parameters, kept as clones, updated in one fused call."""
+    """One moving average of a module's parameters, kept as float32 clones, updated in one fused call."""
 
     def __init__(self, module: nn.Module, half_life: float) -> None:
         self.half_life = half_life
-        self.weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self.weights = {name: _wide(p).clone() for name, p in module.named_parameters()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Take in the weights after step `step` (1-based), at every step at first and at every eighth later."""
-        span = 1 if step <= DENSE else EVERY
+        rate = math.log(2) / max(self.half_life * step, 0.5)  # floor: at step 1 nearly all is new
+        span = 1 if step <= DENSE else span_of(rate, EVERY)
         if step % span:
             return
-        new = [p.detach() for p in module.parameters()]
-        # floor 1/2: the average starts as a copy, at step 1 nearly all is new
-        decay = 0.5 ** (span / max(self.half_life * step, 0.5))
-        torch._foreach_lerp_(list(self.weights.values()), new, 1 - decay)  # pyright: ignore
+        new = [_wide(p) for p in module.parameters()]
+        torch._foreach_lerp_(list(self.weights.values()), new, -math.expm1(-rate * span))  # pyright: ignore
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the average."""
@@ -44,3 +55,8 @@ class Average:
         """Write the average into a module of the same shape."""
         for name, p in module.named_parameters():
             p.copy_(self.weights[name])
+
+
+def _wide(weight: Tensor) -> Tensor:
+    """Float32 at least: in bfloat16 an update of less than 1/256 is no update."""
+    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))

@@ -20,6 +20,7 @@ from ..learn.objective import Loss, Objective, Points, Recipe, Term, move, shard
 from ..learn.weights import LearnedLogVar
 from . import checkpoint
 from .distributed import Group, join
+from .ema import span_of
 from .hooks import Event, Hook, Metrics, Progress, trim_metrics
 from .interrupt import Stop, interruptible
 from .machine import Choice, choose
@@ -73,6 +74,7 @@ def fit(
             has no such device, or the student nothing to learn with.
         CheckpointError: If `out` holds another run, or a checkpoint cannot be read or written.
     """
+    _wide_enough(flow_map)
     choice = _compilable(choose(run), run, flow_map.train())
     group = join(choice.device)
     state = new_state(
@@ -93,6 +95,15 @@ def fit(
         loop.run_to_end(stop, folder, watchers)
     flow_map.eval()
     return state
+
+
+def _wide_enough(student: FlowMap) -> None:
+    narrow = [n for n, p in student.named_parameters() if p.requires_grad and p.dtype.itemsize < 4]
+    if narrow:
+        raise TrainingError(
+            f"the weights of the student are in half precision (first {narrow[0]!r}), where an optimizer's small steps and a "
+            "moving average's are rounded away: use flow_map.float() with precision=bf16, which keeps float32 weights"
+        )
 
 
 def _compilable(choice: Choice, run: Run, student: FlowMap) -> Choice:
@@ -299,10 +310,13 @@ class _Loop:
             average.update(state.student, state.step)
         target, decay = state.objective.ema, self.recipe.ema_target
         if target is not None and decay is not None:
+            span = span_of(1 - decay) if decay < 1 else 1
+            if state.step % span:
+                return
             with torch.no_grad():
                 pairs = zip(target.parameters(), state.student.parameters(), strict=True)
                 for old, new in pairs:
-                    old.lerp_(new, 1 - decay)
+                    old.lerp_(new, 1 - decay**span)
 
     def _refresh(self, before: float) -> None:
         """Progressive distillation: the teacher becomes the student when progress passes one of `recipe.refresh`."""
@@ -373,7 +387,7 @@ def _rows(objective: Objective, term: Term, b: Points) -> Tensor:
     return (
         row
         if term.weight is None
-        else row * term.weight(objective.recipe.interpolant, b.times.s, b.times.t)
+        else row * term.weight(objective.recipe.interpolant, *term.span(b.times))
     )
 
 
