@@ -165,7 +165,7 @@ def _kernel(x: Tensor, y: Tensor, eps: float) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Grouped:
-    """A law whose times are shared by groups of `size` rows: row i has the times of row i + n/size, as `KernelDistance` wants them."""
+    """A law whose times are shared by groups of `size` rows: row i has those of row i + n/size, as `KernelDistance` wants."""
 
     law: TimeLaw
     size: int = 4

@@ -20,6 +20,7 @@ from ..errors import RecipeError
 from .guidance import Guidance
 from .masks import random_layers, shared_masks
 from .rules import MapSource, Points, Rule, VelocitySource
+from .states import State, Stored, Trajectories
 from .times import TimeLaw, Times
 from .weights import (
     L2,
@@ -47,6 +48,7 @@ class Term:
         space: What prediction and target are read as first; mean velocities, or what the rule gives, by default.
         scale: Factor of the whole term, beside its share.
         name: What logs call it; by default the rule's name.
+        state: Where its points come from; by default from the path between data and noise.
     """
 
     rule: Rule
@@ -58,8 +60,10 @@ class Term:
     space: Space | None = None
     scale: float = 1.0
     name: str = ""
+    state: State | None = None
 
     def __post_init__(self) -> None:
+        _check_state(self.rule, self.state)
         if not 0 < self.share <= 1:
             raise RecipeError(f"share is a fraction of the batch in (0, 1]; got {self.share}")
         if self.tangent is not None and getattr(self.rule, "through", "target") != "target":
@@ -71,6 +75,10 @@ class Term:
     def label(self) -> str:
         return self.name or type(self.rule).__name__.removesuffix("Rule").lower()
 
+    def span(self, times: Times) -> tuple[Tensor, Tensor]:
+        """The two times that its weight sees: of the jump, or of its first leg."""
+        return times.s, times.w if getattr(self.weight, "first_leg", False) else times.t
+
     def per_row(self, prediction: Tensor, target: Tensor, b: Points) -> Tensor:
         """Loss per row (B,), before weights, of both sides of the rule at the points `b`."""
         s, _, t = b.times
@@ -80,6 +88,21 @@ class Term:
             held = prediction.detach()
             target = held - self.tangent(held - target, s, t)
         return self.metric(prediction, target)
+
+
+def _check_state(rule: Rule, state: State | None) -> None:
+    """Whether a rule finds at the points of a state what it asks for."""
+    asked = {getattr(rule, "velocity", None), getattr(rule, "tangent", None)}
+    if "conditional" in asked and state is not None and not state.conditional:
+        raise RecipeError(
+            f"{type(rule).__name__} asks for the conditional velocity, which the points of {state} do not have; "
+            "take the velocity from 'teacher' or 'self', or the points from data"
+        )
+    if getattr(rule, "needs_end", False) and (state is None or not state.knows_end):
+        raise RecipeError(
+            f"{type(rule).__name__} regresses on the end of a trajectory, which {state or 'data'} does not know; "
+            "give the term state=Trajectory() or Stored()"
+        )
 
 
 @final
@@ -133,8 +156,9 @@ class Recipe:
     @property
     def sources(self) -> frozenset[str]:
         """Every source of velocities and jumps that the terms name."""
-        names = ("velocity", "tangent", "jump")
+        names = ("velocity", "tangent", "jump", "below")
         found = {getattr(term.rule, name, None) for term in self.terms for name in names}
+        found |= {term.state.source for term in self.terms if term.state is not None}
         return frozenset(source for source in found if source is not None)
 
     @property
@@ -145,7 +169,13 @@ class Recipe:
     @property
     def needs_jvp(self) -> bool:
         """Whether the network is differentiated in forward mode."""
-        return any(getattr(term.rule, "derivative", None) is not None for term in self.terms)
+        taken = [getattr(term.rule, "derivative", None) for term in self.terms]
+        return any(derivative is not None and derivative.method == "exact" for derivative in taken)
+
+    @property
+    def needs_trajectories(self) -> bool:
+        """Whether the data set must be one of stored trajectories."""
+        return any(isinstance(term.state, Stored) for term in self.terms)
 
     def draw(
         self,
@@ -153,6 +183,7 @@ class Recipe:
         generator: Generator,
         cond: Mapping[str, Tensor] | None = None,
         progress: float = 0.0,
+        stored: Trajectories | None = None,
     ) -> tuple[Points, ...]:
         """All the randomness of one step: the points of every term, on the CPU.
 
@@ -161,6 +192,10 @@ class Recipe:
             generator: CPU generator; it advances.
             cond: Conditioning, tensors with a leading B; `label` is dropped and `scale` drawn if the recipe is guided.
             progress: Share of the run that is done, in [0, 1].
+            stored: The trajectories that end in `x_0`, if the data set has them; their noise takes the place of drawn noise.
+
+        Raises:
+            RecipeError: If a term needs stored trajectories and there are none.
         """
         drawn: list[Points] = []
         offset = 0
@@ -169,7 +204,8 @@ class Recipe:
             rows = torch.arange(offset, offset + count) % len(x_0)
             offset += count
             part = {key: value[rows] for key, value in (cond or {}).items()}
-            drawn.append(self._points(term, x_0[rows], part, generator, progress))
+            path = None if stored is None else replace(stored, points=stored.points[rows])
+            drawn.append(self._points(term, x_0[rows], part, generator, progress, path))
         return tuple(drawn)
 
     def _points(
@@ -179,18 +215,35 @@ class Recipe:
         cond: dict[str, Tensor],
         generator: Generator,
         progress: float,
+        stored: Trajectories | None,
     ) -> Points:
         s, w, t = term.times(len(x_0), generator, progress)
+        if term.state is not None and term.state.at_noise:
+            s = torch.ones_like(s)
         floor = self.interpolant.t_min
         if floor:
             s, w, t = s.clamp(min=floor), w.clamp(min=floor), t.clamp(min=floor)
         eps = torch.randn(x_0.shape, generator=generator)
-        x, v = self.interpolant.sample(x_0, eps, s)
+        full = self.interpolant.sigma(torch.ones(()))
+        if stored is not None:
+            eps = stored.points[:, 0] / full
+        end: Tensor | None = None
+        if isinstance(term.state, Stored):
+            if stored is None:
+                raise RecipeError(
+                    f"recipe {self.name!r} reads stored trajectories: make them with flowmaps pairs, give data 'pairs:DIR'"
+                )
+            x, end, (s, w, t) = stored.at(Times(s, w, t))
+            v = torch.zeros_like(x)
+        elif term.state is not None:
+            x, v = full * eps, torch.zeros_like(eps)
+        else:
+            x, v = self.interpolant.sample(x_0, eps, s)
         scale: Tensor | None = None
         if self.guidance is not None:
             cond, scale = self.guidance.draw(cond, len(x_0), generator)
         progressed = torch.tensor(progress)
-        return Points(x, v, Times(s, w, t), cond, progressed, scale, _peek(generator))
+        return Points(x, v, Times(s, w, t), cond, progressed, scale, _peek(generator), end)
 
 
 def _peek(generator: Generator) -> Tensor:
@@ -210,6 +263,7 @@ def map_points(change: Callable[[Tensor], Tensor], points: Points) -> Points:
         points.progress,
         None if points.scale is None else change(points.scale),
         points.seed,
+        None if points.end is None else change(points.end),
     )
 
 
@@ -295,7 +349,7 @@ class Objective(nn.Module):
             parts[term.label] = raw
         return Loss(torch.stack(losses).sum(), parts)
 
-    @torch.compiler.disable(
+    @torch.compiler.disable(  # pyright: ignore[reportUntypedFunctionDecorator]
         reason="dropout in compiled code cannot be seeded, so the evaluations of a rule would not share their masks"
     )
     def _masked_term(self, term: Term, b: Points) -> tuple[Tensor, Tensor]:
@@ -303,7 +357,7 @@ class Objective(nn.Module):
             return self._term(term, b)
 
     def _term(self, term: Term, b: Points) -> tuple[Tensor, Tensor]:
-        b = self._guided(term.rule, b)
+        b = self.prepared(term, b)
         prediction, target = term.rule(self.student, b, self)
         row = term.per_row(prediction, target, b)
         raw = row.detach().mean()
@@ -312,8 +366,14 @@ class Objective(nn.Module):
             omega = self.logvar(b.times.s, b.times.t)
             return term.weight.loss(row, omega).mean(), raw
         if term.weight is not None:
-            row = row * term.weight(self.recipe.interpolant, b.times.s, b.times.t)
+            row = row * term.weight(self.recipe.interpolant, *term.span(b.times))
         return row.mean(), raw
+
+    def prepared(self, term: Term, b: Points) -> Points:
+        """The points that the rule of a term sees: carried by its state, with guided velocities."""
+        if term.state is not None:
+            b = term.state(self.student, b, self)
+        return self._guided(term.rule, b)
 
     def _guided(self, rule: Rule, b: Points) -> Points:
         guidance = self.recipe.guidance
@@ -341,14 +401,23 @@ class Objective(nn.Module):
         with torch.no_grad():
             return model.velocity(x, t, **b.cond)
 
-    def jump(self, source: MapSource, x: Tensor, s: Tensor, t: Tensor, b: Points) -> Tensor:
-        """`Models.jump`: the mean velocity of a jump by the student, its average or the teacher, detached."""
+    def jump(
+        self,
+        source: MapSource,
+        x: Tensor,
+        s: Tensor,
+        t: Tensor,
+        b: Points,
+        *,
+        through: bool = False,
+    ) -> Tensor:
+        """`Models.jump`: the mean velocity of a jump by the student, its average or the teacher."""
         model = (
             self.student
             if source == "self"
             else _present(self.ema if source == "ema" else self.teacher)
         )
-        with torch.no_grad():
+        with torch.set_grad_enabled(through and torch.is_grad_enabled()):
             return model.mean_velocity(x, s, t, **b.cond)
 
 

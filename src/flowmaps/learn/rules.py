@@ -49,6 +49,7 @@ class Points:
         progress: Share of the run that is done, `()` in [0, 1].
         scale: Guidance scale per row (B,), or None; in `cond` as well when it is an input of the network.
         seed: Of the dropout masks that all evaluations of the student share, int64 `()`, on the CPU.
+        end: The trajectory's point at the target times (B, *D), if the term's state knows it.
     """
 
     x: Tensor
@@ -58,6 +59,7 @@ class Points:
     progress: Tensor
     scale: Tensor | None = None
     seed: Tensor = field(default_factory=lambda: torch.tensor(0))
+    end: Tensor | None = None
 
 
 class Models(Protocol):
@@ -67,8 +69,17 @@ class Models(Protocol):
         """The velocity (B, *D) at points `x` and times `t`, without a graph to the student's parameters."""
         ...
 
-    def jump(self, source: MapSource, x: Tensor, s: Tensor, t: Tensor, b: Points) -> Tensor:
-        """The mean velocity (B, *D) of a jump, detached."""
+    def jump(
+        self,
+        source: MapSource,
+        x: Tensor,
+        s: Tensor,
+        t: Tensor,
+        b: Points,
+        *,
+        through: bool = False,
+    ) -> Tensor:
+        """The mean velocity (B, *D) of a jump, detached; `through` lets gradients pass to `x` (not for "self")."""
         ...
 
 
