@@ -8,7 +8,7 @@ import numpy as np
 from jax_kit import column, images, net, result, scripted
 
 info = kit.peer("Lyy-iiis+imeanflow")
-import imf as theirs  # noqa: E402
+import imf as theirs
 
 rng = np.random.default_rng(3)
 w = kit.weights(rng)

@@ -8,7 +8,7 @@ import numpy as np
 from jax_kit import column, images, net, result, scripted
 
 info = kit.peer("Gsunshine+meanflow")
-import meanflow as theirs  # noqa: E402
+import meanflow as theirs
 
 CLASSES, DROPPED = 3, 2
 DIAGONAL = 3  # of eight rows: 3/8

@@ -8,7 +8,7 @@ import torch
 from torch_kit import Net, images, scripted
 
 info = kit.peer("Gsunshine+py-meanflow", "meanflow")
-from models import meanflow as theirs  # noqa: E402
+from models import meanflow as theirs
 
 P, C = 0.75, 1e-3
 

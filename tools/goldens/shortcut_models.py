@@ -10,7 +10,7 @@ from jax_kit import images, net, result
 
 jnp.float32 = jnp.float64  # their times, in double precision
 info = kit.peer("kvfrans+shortcut-models")
-import targets_shortcut as theirs  # noqa: E402
+import targets_shortcut as theirs
 
 GRID, FLOOR = 8, 1e-5  # their sigma_min, written as 1e-5 in their code
 

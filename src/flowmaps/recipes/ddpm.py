@@ -21,4 +21,5 @@ def ddpm(times: Law = Uniform(), beta_min: float = 0.1, beta_max: float = 20.0) 
         interpolant=path,
         parametrization=Denoised(path, "eps"),
         local=True,
+        status="exact",
     )

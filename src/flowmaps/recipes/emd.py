@@ -12,4 +12,4 @@ from ..learn.times import Law, SortedPair, Uniform
 def emd(through: Through = "all", times: Law = Uniform(), starts: float = 0.0) -> Recipe:
     r"""$\|\partial_s X + \nabla X\,b_s\|^2$ with the teacher's b; a share `starts` of jumps starts at noise."""
     term = Term(rule=Eulerian("teacher", through=through), times=SortedPair(times, starts=starts))
-    return Recipe(name="emd", cite=("boffi2024fmm",), terms=(term,))
+    return Recipe(name="emd", cite=("boffi2024fmm",), terms=(term,), status="exact")

@@ -12,5 +12,9 @@ def flow_matching(times: Law = Uniform()) -> Recipe:
     r"""Regress $u(x, t, t)$ on $\varepsilon - x_0$; `times` is uniform in the paper, logit-normal in SD3 (arXiv:2403.03206)."""
     term = Term(rule=DiagonalRule(), times=Diagonal(times))
     return Recipe(
-        name="flow_matching", cite=("lipman2022flow", "liu2022rectified"), terms=(term,), local=True
+        name="flow_matching",
+        cite=("lipman2022flow", "liu2022rectified"),
+        terms=(term,),
+        local=True,
+        status="exact",
     )
