@@ -5,7 +5,7 @@ import torch
 
 from flowmaps.core import interpolant
 
-PATHS = ("linear", "trig", "vp", "ve")
+PATHS = ("linear", "trig", "vp", "ve", "edm")
 
 
 def pytest_configure() -> None:

@@ -41,7 +41,7 @@ class Interpolant:
     r"""A path $x_t = \alpha_t x_0 + \sigma_t \varepsilon$, as a value.
 
     Attributes:
-        name: "linear", "trig", "vp" or "ve", or a name of your own.
+        name: "linear", "trig", "vp", "ve" or "edm", or a name of your own.
         alpha: Signal coefficient, a function of time (any shape) to the same shape.
         sigma: Noise coefficient.
         dalpha: $d\alpha/dt$, written by hand: derivatives of derivatives must stay exact and cheap.
@@ -249,11 +249,42 @@ def ve(sigma_max: float = 80.0) -> Interpolant:
     )
 
 
+def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: int = 7) -> Interpolant:
+    r"""EDM's path in the time of its own grid: $x_t = x_0 + \sigma_t\,\varepsilon$, $\sigma_t^{1/\rho}$ linear in t.
+
+    Equal steps of time are Karras's grid (Karras et al. 2022, arXiv:2206.00364, eq. 5), so a network resolves every noise
+    level; consistency models live here. Clean data, t = 0, keeps noise of deviation `sigma_min` as theirs does, and the prior
+    is $N(0, \sigma_{max}^2)$: draw it with `Interpolant.prior`.
+    """
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+
+    def root(t: Tensor) -> Tensor:
+        return low + (high - low) * t
+
+    def secant(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = root(s), root(t)
+        # (b^n - a^n) / (b - a) as the sum of products that it is
+        total = sum((a**i * b ** (rho - 1 - i) for i in range(rho)), torch.zeros_like(a + b))
+        return torch.zeros_like(total), (high - low) * total
+
+    return Interpolant(
+        name="edm",
+        alpha=torch.ones_like,
+        sigma=lambda t: root(t) ** rho,
+        dalpha=torch.zeros_like,
+        dsigma=lambda t: rho * (high - low) * root(t) ** (rho - 1),
+        secant=secant,
+        time_at=lambda lam: ((torch.exp(-lam / rho) - low) / (high - low)).clamp(min=0.0),
+        settings={"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho},
+    )
+
+
 INTERPOLANTS: dict[str, Callable[..., Interpolant]] = {
     "linear": linear,
     "trig": trig,
     "vp": vp,
     "ve": ve,
+    "edm": edm,
 }
 """The paths by name, as checkpoints and the command line know them."""
 

@@ -7,7 +7,7 @@ prediction and target (B, *D) to one loss per row (B,); a weight multiplies that
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, final
+from typing import ClassVar, Literal, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -229,6 +229,31 @@ class Before:
         return (s < self.time).to(s.dtype)
 
 
+@final
+@dataclass(frozen=True)
+class PerLeg:
+    r"""$1/|\sigma_s/\alpha_s - \sigma_w/\alpha_w|$ of the first leg s -> w, not of the jump: iCT's weight, eq. 9, and TCM's.
+
+    Song & Dhariwal 2024 (arXiv:2310.14189).
+    """
+
+    first_leg: ClassVar[bool] = True
+
+    def __call__(self, path: Interpolant, s: Tensor, t: Tensor) -> Tensor:
+        return 1 / (path.sigma(s) / path.alpha(s) - path.sigma(t) / path.alpha(t)).abs()
+
+
+@final
+@dataclass(frozen=True)
+class EDMWeight:
+    r"""$1/\sigma^2 + 1/\sigma_d^2$ at $\sigma = \sigma_s/\alpha_s$ (Karras et al. 2022, arXiv:2206.00364; ECT, SNR + 1 at $\sigma_d=1$)."""
+
+    sigma_data: float = 0.5
+
+    def __call__(self, path: Interpolant, s: Tensor, t: Tensor) -> Tensor:
+        return (path.alpha(s) / path.sigma(s)).square() + 1 / self.sigma_data**2
+
+
 class TangentTransform(Protocol):
     r"""A transform of $g$ = prediction - target (B, *D), which goes from `s` (B,) to `t` (B,)."""
 
@@ -279,7 +304,9 @@ class Relax:
 @final
 @dataclass(frozen=True)
 class Ramp:
-    """A number that goes from `start` to `stop` while training progress goes from `begin` to `end`, linearly.
+    """The factor of a derivative: from `start` to `stop` while training progress goes from `begin` to `end`, linearly.
+
+    Where it is not 1 the rule is biased towards its part without the derivative.
 
     Example:
         >>> Ramp(0.0, 1.0, end=0.5)(torch.tensor(0.25))
@@ -300,6 +327,11 @@ class Ramp:
     def __call__(self, progress: Tensor) -> Tensor:
         share = ((progress - self.begin) / (self.end - self.begin)).clamp(0, 1)
         return self.start + (self.stop - self.start) * share
+
+    def finer(self, factor: int) -> "Ramp":
+        """The ramp whose distance from 1, the rule itself, is `factor` times smaller."""
+        start, stop = (1 - (1 - r) / factor for r in (self.start, self.stop))
+        return Ramp(start, stop, self.begin, self.end)
 
 
 @final

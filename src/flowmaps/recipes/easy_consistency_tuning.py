@@ -1,0 +1,41 @@
+"""Easy consistency tuning, ECT (Geng et al. 2024, arXiv:2406.14548): from denoising to consistency by shrinking the step.
+
+Starts as denoising (w = 0) and halves the gap to w in every stage; start it from a diffusion model (`--init`). The loss is the
+norm of the difference (c = 1e-8 keeps its gradient finite), weighted by one over the step of noise (`weight="leg"`, CIFAR-10)
+or by EDM's weight (`weight="snr"`, the released code). Deviations: none known (dropout is the network's).
+"""
+
+from typing import Literal
+
+from ..core.interpolant import edm
+from ..core.parametrization import Boundary
+from ..learn.legs import ShortLeg
+from ..learn.objective import Recipe, Term
+from ..learn.times import NoiseLevel, Tuning
+from ..learn.weights import AtData, EDMWeight, Huber, PerLeg
+
+
+def easy_consistency_tuning(
+    stages: int = 8,
+    q: float = 2.0,
+    mean: float = -1.1,
+    std: float = 2.0,
+    weight: Literal["leg", "snr"] = "leg",
+    c: float = 1e-8,
+) -> Recipe:
+    """Log noise levels are normal(mean, std); the gap shrinks by q in every stage."""
+    path = edm()
+    term = Term(
+        rule=ShortLeg(leg="path", form="velocity"),
+        times=Tuning(NoiseLevel(mean, std), stages, q),
+        space=AtData(path),
+        metric=Huber(c),
+        weight=PerLeg() if weight == "leg" else EDMWeight(),
+    )
+    return Recipe(
+        name="easy_consistency_tuning",
+        cite=("geng2024ect",),
+        terms=(term,),
+        interpolant=path,
+        parametrization=Boundary(path),
+    )
