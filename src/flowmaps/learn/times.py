@@ -274,6 +274,32 @@ class FirstLeg(_Legs):
 
 @final
 @dataclass(frozen=True)
+class FixedLeg(_Legs):
+    """Jumps of another law, divided at a distance `length` from s, or at t where the jump is shorter."""
+
+    law: TimeLaw
+    length: float = 0.01
+
+    def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
+        s, _, t = self.law(n, generator, progress)
+        return Times(s, s + (t - s).clamp(-self.length, self.length), t)
+
+
+@final
+@dataclass(frozen=True)
+class Downwards:
+    """Sources of a law, targets uniform between them and the data; w at the target."""
+
+    law: Law = Uniform()
+
+    def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
+        s = self.law(n, generator)
+        t = s * torch.rand(n, generator=generator)
+        return Times(s, t, t)
+
+
+@final
+@dataclass(frozen=True)
 class NoiseLevel:
     r"""The time at which $\sigma_t/\alpha_t = e^{mean + std\,z}$, z normal or Student's t, cut to [low, high].
 
