@@ -252,6 +252,12 @@ def test_operation_without_forward_mode_is_explained(gen) -> None:
         along_source(net, x, S, T, x)
 
 
+def test_old_autograd_functions_are_explained(gen) -> None:
+    x = torch.randn(3, 5, generator=gen, dtype=torch.float64)
+    with pytest.raises(DerivativeError, match=r"without forward-mode AD .*Derivative\('finite'\)"):
+        along_source(lambda x, s, t: Opaque.apply(x), x, S, T, x)
+
+
 def test_tangents_take_the_dtype_of_their_primals(gen) -> None:
     net = mlp(torch.float32)
     x = torch.randn(3, 5, generator=gen)

@@ -322,7 +322,9 @@ def test_no_loss_divides_by_the_length_of_a_jump(name, gap, gen) -> None:
         moved = []
         for b in drawn:
             s = b.times.s.clamp(0.35, 0.98)
-            moved.append(replace(b, times=Times(s, s - length / 3, s - length)))
+            short = replace(b, times=Times(s, s - length / 3, s - length))
+            # consistency models jump to 0 and nowhere else, and their weight of a step is their law's affair
+            moved.append(b if bool((b.times.t == b.times.t[0]).all()) else short)
         loss = objective(tuple(moved)).total
         loss.backward()
         norms = [p.grad.norm() for p in f.parameters() if p.grad is not None]

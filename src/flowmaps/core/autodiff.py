@@ -208,12 +208,16 @@ def forward_mode_attention() -> Generator[None]:
         yield
 
 
+# the last: a custom autograd.Function of the old kind, such as a wrapped attention kernel
+_NO_FORWARD = ("forward AD", "forward-mode", "forward mode", "autograd.Function with functorch")
+
+
 @contextmanager
 def _explain() -> Generator[None]:
     try:
         yield
     except (NotImplementedError, RuntimeError) as error:
-        if not any(words in str(error) for words in ("forward AD", "forward-mode", "forward mode")):
+        if not any(words in str(error) for words in _NO_FORWARD):
             raise
         raise DerivativeError(
             f"the network uses an operation without forward-mode AD ({str(error).splitlines()[0][:160]}); "

@@ -14,6 +14,7 @@ from ..core.autodiff import EXACT, Derivative
 from ..core.flow_map import FlowMap
 from ..core.velocity import Velocity
 from ..errors import DerivativeError, ShapeError
+from ..metrics.hazards import Hazard, hazards
 from ..metrics.identity import CONDITIONS, JvpCheck, jvp_check, layer_norm_trap, residuals
 from .style import INK, SOFT, new_figure, plain, residual_colours, tidy
 
@@ -60,6 +61,7 @@ class Audit:
             are none) and "worst", the largest median of a cell.
         jvp: The check of the network's derivatives, or None when it has no forward mode.
         layer_norm: Whether the network calls `F.layer_norm`.
+        hazards: What in the network spoils the training of a flow map, with advice.
         verdict: Sentences in plain words, the most important first.
     """
 
@@ -69,6 +71,7 @@ class Audit:
     jvp: JvpCheck | None
     layer_norm: bool
     verdict: tuple[str, ...]
+    hazards: tuple[Hazard, ...] = ()
 
     @property
     def consistent(self) -> bool:
@@ -82,6 +85,7 @@ class Audit:
             "edges": list(self.edges),
             "cells": {name: [list(row) for row in cells] for name, cells in self.cells.items()},
             "verdict": list(self.verdict),
+            "hazards": [asdict(hazard) for hazard in self.hazards],
             "consistent": self.consistent,
         }
 
@@ -95,6 +99,7 @@ class Audit:
             jvp=None if tree["jvp"] is None else JvpCheck(**tree["jvp"]),
             layer_norm=tree["layer_norm"],
             verdict=tuple(tree["verdict"]),
+            hazards=tuple(Hazard(**hazard) for hazard in tree.get("hazards", ())),
         )
 
 
@@ -132,7 +137,7 @@ def audit(
     edges = torch.linspace(start, 1, bins + 1, dtype=torch.float64)
     draw = _Draw(flow_map, x_0, generator, edges, per_cell, cond)
     x, s, t, rows = draw(bins - 1, 0)
-    trap = layer_norm_trap(flow_map, x, s, t, **rows)
+    trap, dangers = layer_norm_trap(flow_map, x, s, t, **rows), hazards(flow_map, x, s, t, **rows)
     try:
         check, derivative = jvp_check(flow_map, x, s, t, **rows), EXACT
     except DerivativeError:
@@ -147,8 +152,8 @@ def audit(
     named = {name: found[name] for name in CONDITIONS if name in found}
     summary = {name: _summary(cells, draw.spans) for name, cells in named.items()}
     medians = {name: _medians(cells, bins) for name, cells in named.items()}
-    verdict = _verdict(summary, check, trap)
-    return Audit(tuple(edges.tolist()), medians, summary, check, trap, verdict)
+    verdict = (*_verdict(summary), *map(str, dangers))
+    return Audit(tuple(edges.tolist()), medians, summary, check, trap, verdict, dangers)
 
 
 @final
@@ -213,9 +218,7 @@ def _holds(summary: Mapping[str, float | None]) -> bool:
     return all((summary[part] or 0.0) <= LIMIT for part in ("short", "long"))
 
 
-def _verdict(
-    summary: Mapping[str, Mapping[str, float | None]], check: JvpCheck | None, trap: bool
-) -> tuple[str, ...]:
+def _verdict(summary: Mapping[str, Mapping[str, float | None]]) -> tuple[str, ...]:
     forward = [name for name in summary if name != "round_trip"]
     bad = [name for name in forward if not _holds(summary[name])]
     good = [name for name in forward if name not in bad]
@@ -231,7 +234,7 @@ def _verdict(
         words.append(
             f"{back}; this matters for inversion only: most recipes train jumps towards data."
         )
-    return (*words, *_warnings(check, trap))
+    return tuple(words)
 
 
 def _fault(name: str, summary: Mapping[str, float | None]) -> str:
@@ -243,26 +246,6 @@ def _fault(name: str, summary: Mapping[str, float | None]) -> str:
     elif summary["long"] is not None and long <= LIMIT < short:
         where = f"for short jumps (median {plain(short)} for s - t <= {LONG:g})"
     return f"{_FAULTS[name]} {where}."
-
-
-def _warnings(check: JvpCheck | None, trap: bool) -> list[str]:
-    words: list[str] = []
-    if check is None:
-        words.append(
-            "the network has no forward-mode derivative: these residuals are by finite differences, and training "
-            "needs derivative=Derivative('finite')."
-        )
-    elif not check.agrees:
-        words.append(
-            f"the network's forward-mode derivative is off finite differences by {plain(check.source)} along the source and "
-            f"{plain(check.target)} along the target: do not train it with a rule that takes a derivative."
-        )
-    if trap:
-        words.append(
-            "the network calls F.layer_norm, whose gradient through a forward-mode derivative is silently wrong (pytorch "
-            "issue 196700): sampling is safe, training with through='jvp', 'partial' or 'all' is not."
-        )
-    return words
 
 
 def audit_figure(found: Audit) -> Figure:
