@@ -164,7 +164,7 @@ def measure(out: Path, n: int) -> tuple[dict[str, Any], Measured]:
             "flow_map": round(model.about["seconds"], 1),
             "total": round(baseline.about["seconds"] + model.about["seconds"], 1),
         },
-        "machine": machine_facts(model),
+        "machine": machine_facts(model.device),
         "versions": versions(),
     }
     return report, Measured(model, baseline, rows, noise, cond)
@@ -210,7 +210,7 @@ def _flat(row: "Row", model: "Model", baseline: "Model") -> dict[str, Any]:
     }
 
 
-def machine_facts(model: "Model") -> dict[str, Any]:
+def machine_facts(device: str) -> dict[str, Any]:
     """Where the numbers come from."""
     import os
     import platform
@@ -227,7 +227,7 @@ def machine_facts(model: "Model") -> dict[str, Any]:
         "processor": names[0].partition(":")[2].strip() if names else platform.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": model.device,
+        "device": device,
         "system": platform.platform(),
     }
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "audit": "is this map right? residuals over every source and target",
     "recipes": "the methods that can be trained",
     "cite": "BibTeX of a method",
+    "arena": "recipes on equal terms: same network, data and compute, over seeds",
     "demo": "all of the above on scikit-learn's digits, in a few minutes",
 }
 

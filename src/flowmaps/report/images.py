@@ -55,13 +55,20 @@ def image_grid(
     return canvas
 
 
-def ladder(columns: Mapping[str, Tensor], *, across: int = 1, scale: int | None = None) -> Image:
+def ladder(
+    columns: Mapping[str, Tensor],
+    *,
+    across: int = 1,
+    scale: int | None = None,
+    per_row: int | None = None,
+) -> Image:
     """The same noises, treated differently: one labelled block of images per treatment.
 
     Args:
         columns: Label to images (N, C, H, W), the same N noises in the same order: "noise", "1 step", ...
         across: Images per row of a block. With 1 a noise is one row of the picture.
         scale: Size of a pixel.
+        per_row: Blocks side by side; by default all of them.
 
     Raises:
         ShapeError: If there is no column or shapes differ.
@@ -73,13 +80,14 @@ def ladder(columns: Mapping[str, Tensor], *, across: int = 1, scale: int | None 
     width, height = grids[0].size
     font, gutter = _font(22, bold=True), 14 if across == 1 else 28
     label_width = max(int(font.getlength(label)) for label in columns)
-    pitch = max(width, label_width) + gutter
-    canvas = _canvas(pitch * len(grids) - gutter + 16, height + 56)
+    pitch, wide = max(width, label_width) + gutter, min(per_row or len(grids), len(grids))
+    canvas = _canvas(pitch * wide - gutter + 16, (height + 56) * -(-len(grids) // wide))
     draw = _draw(canvas)
     for i, (label, grid) in enumerate(zip(columns, grids, strict=True)):
-        left = 8 + i * pitch + (pitch - gutter - width) // 2
-        draw.text((left + width / 2, 24), label, font=font, fill=INK, anchor="mm")
-        canvas.paste(grid, (left, 48))
+        row, column = divmod(i, wide)
+        left, top = 8 + column * pitch + (pitch - gutter - width) // 2, row * (height + 56)
+        draw.text((left + width / 2, top + 24), label, font=font, fill=INK, anchor="mm")
+        canvas.paste(grid, (left, top + 48))
     return canvas
 
 

@@ -1,0 +1,350 @@
+"""Many recipes on equal terms: the same network, data, batches and compute, over seeds. Pictures and tables lie in `report.arena`.
+
+    DIR/settings.json                    the terms; a folder has one set of them
+    DIR/runs/LABEL-SEED/result.json      a finished run: cost, curves, stability, scores; absent or complete
+    DIR/runs/LABEL-SEED/samples.safetensors
+    DIR/runs/teacher-SEED/checkpoints/   the teacher of a seed, for all recipes that need one
+
+The budget of a run is counted in forward-pass equivalents (FPE: forward 1, forward and backward 3) times samples, which no
+busy machine changes. A recipe that learns from a teacher pays for it: a share of its budget is what the teacher was trained
+with. What is interrupted is trained anew from the start of that run; what is finished stays.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save_file
+from torch import Generator, Tensor
+
+from ..core.flow_map import FlowMap
+from ..core.solver import HEUN
+from ..errors import CheckpointError, RecipeError
+from ..learn.objective import Recipe
+from ..recipes import get
+from ..sample import sample, solve, uniform
+from . import checkpoint
+from .checkpoint import Json
+from .curves import Recorder
+from .hooks import Hook
+from .loop import fit
+from .placeholder_cost import cost
+from .run import Config, Run
+from .setup import Prepared, prepare
+
+STEPS = (1, 2, 4, 8)
+"""Numbers of network calls at which every recipe is measured."""
+
+WALK = 64
+"""Heun steps that a local recipe is also measured with."""
+
+SHOWN = 40
+"""Samples that a run keeps for pictures; of points in the plane fifty times as many."""
+
+TEACHER = "teacher"
+"""Label of the shared teacher's runs."""
+
+Quality = Callable[[Tensor], dict[str, float]]
+"""From samples (N, *D) on the CPU, in the order of the noises, to scores by name; the first one ranks."""
+
+
+@final
+class Terms(BaseModel):
+    """What is equal for all.
+
+    Raises:
+        pydantic.ValidationError: If a number is out of range, or there are two budgets or none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = "digits"
+    net: str = "mlp-small"
+    labels: bool = True
+    budget: float | None = Field(None, gt=0)
+    """Million FPE x samples of a run."""
+    seconds: float | None = Field(None, gt=0)
+    """Or seconds of training; exactly one of the two is set."""
+    teacher_share: float = Field(0.5, gt=0, lt=1)
+    """Part of the budget that the teacher takes, for recipes that start from it."""
+    start: Literal["scratch", "teacher"] = "scratch"
+    """Where recipes that learn from data start."""
+    batch: int = Field(256, ge=1)
+    lr: float = Field(2e-3, gt=0)
+    ema: float = Field(0.03, gt=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    number: int = Field(5000, ge=10)
+    """Samples that are scored."""
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """A contestant: a recipe with some of its arguments set.
+
+    Attributes:
+        recipe: Its name.
+        set: Arguments that are not at their defaults.
+        label: What tables and folders call it.
+    """
+
+    recipe: str
+    set: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        words = ",".join(f"{key}={value}" for key, value in self.set.items())
+        object.__setattr__(self, "label", self.label or f"{self.recipe}:{words}".rstrip(":"))
+
+    @cached_property
+    def value(self) -> Recipe:
+        """The recipe, as it is when it is first asked for."""
+        return get(self.recipe, **self.set)
+
+
+@final
+@dataclass(frozen=True)
+class Arena:
+    """A folder, its terms, and how samples are scored.
+
+    Attributes:
+        out: Where results lie.
+        terms: What is equal for all.
+        quality: Scores of `terms.number` samples.
+        again: Train anew what was trained before its recipe was changed; otherwise it is kept, and said.
+        keep: Whether checkpoints of the contestants are kept; those of teachers are.
+        hooks: From the title of a run to functions of its events, such as a line of progress.
+    """
+
+    out: Path
+    terms: Terms
+    quality: Quality
+    again: bool = False
+    keep: bool = False
+    hooks: Callable[[str], Sequence[Hook]] = lambda title: ()
+
+    def run(self, entries: Sequence[Entry], seeds: int) -> Iterator[Json]:
+        """Train whatever is not finished, seed after seed; yields every result as it comes, stored ones too.
+
+        The last result has the status "stopped" after Ctrl-C or SIGTERM.
+
+        Raises:
+            CheckpointError: If the folder belongs to other terms, or cannot be written.
+        """
+        claim(self.out, self.terms)
+        for seed in range(seeds):
+            taught = any(self.taught(entry.value) for entry in entries)
+            plan = [Entry("flow_matching", {}, TEACHER)] * taught + list(entries)
+            for entry in plan:
+                result = self._stored(entry, seed) or self._train(entry, seed)
+                yield result
+                if result["status"] == "stopped":
+                    return
+
+    def taught(self, recipe: Recipe) -> bool:
+        """Whether a recipe starts from the teacher, and pays for it."""
+        return recipe.needs_teacher or self.terms.start == "teacher"
+
+    def folder(self, entry: Entry, seed: int) -> Path:
+        """Where a run lies."""
+        return self.out / "runs" / f"{re.sub(r'[^A-Za-z0-9._=,-]+', '-', entry.label)}-{seed}"
+
+    def config(self, entry: Entry, seed: int) -> Config:
+        """The configuration of a run: steps from the budget and the recipe's cost."""
+        recipe, terms = entry.value, self.terms
+        share = 1.0
+        if entry.label == TEACHER:
+            share = terms.teacher_share
+        elif self.taught(recipe):
+            share = 1 - terms.teacher_share
+        steps = 1_000_000
+        if terms.budget is not None:
+            steps = max(1, round(share * terms.budget * 1e6 / (cost(recipe) * terms.batch)))
+        teacher = str(self.folder(Entry("flow_matching", {}, TEACHER), seed))
+        taught = self.taught(recipe) and entry.label != TEACHER
+        return Config(  # pyright: ignore[reportCallIssue]  # every field has a default
+            recipe=entry.recipe,
+            set=dict(entry.set),
+            data=terms.data,
+            net=terms.net,
+            labels=terms.labels,
+            teacher=teacher if taught and recipe.needs_teacher else None,
+            init=teacher if taught else None,
+            run=Run(  # pyright: ignore[reportCallIssue]
+                steps=steps,
+                seconds=None if terms.seconds is None else share * terms.seconds,
+                seed=seed,
+                batch=terms.batch,
+                lr=terms.lr,
+                ema=(terms.ema,),
+                precision=terms.precision,
+                compile="no",
+            ),
+        )
+
+    def _identity(self, entry: Entry, seed: int) -> Json:
+        """What a stored result must agree with, free of paths and addresses."""
+        value = re.sub(r" at 0x[0-9a-f]+", "", repr(entry.value))
+        return {
+            "label": entry.label,
+            "recipe": entry.recipe,
+            "set": dict(entry.set),
+            "seed": seed,
+        } | {
+            "value": value,
+            "cost": cost(entry.value),
+        }
+
+    def _stored(self, entry: Entry, seed: int) -> Json | None:
+        """A finished run of the same name, marked as changed if its recipe reads otherwise now."""
+        found = read_result(self.folder(entry, seed))
+        if found is None:
+            return None
+        changed = any(found[key] != now for key, now in self._identity(entry, seed).items())
+        if changed and self.again:
+            return None
+        return found | {"changed": changed}
+
+    def _train(self, entry: Entry, seed: int) -> Json:
+        folder, config = self.folder(entry, seed), self.config(entry, seed)
+        (folder / "result.json").unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        recorder = Recorder()
+        result = self._identity(entry, seed) | {
+            "taught": config.init is not None,
+            "local": entry.value.local,
+            "steps": config.run.steps if self.terms.budget is not None else None,
+        }
+        try:
+            parts = prepare(config)
+            hooks = [recorder, *self.hooks(f"{entry.label} ({seed})")]
+            state = fit(
+                parts.recipe, parts.flow_map, parts.data, config.run, teacher=parts.teacher,
+                hooks=hooks, about=parts.about,
+            )  # fmt: skip
+            if state.progress(config.run) < 1:
+                return result | {"status": "stopped"}
+            flow_map = state.averaged()
+            drawn = list(draw(flow_map, parts, self.terms.number))
+            rows = [{**row, **self.scored(x)} for row, x in drawn]
+        except OSError:  # a full disk is no fault of a recipe
+            raise
+        except Exception as error:
+            # one recipe's failure is a result, whatever it is; the others go on
+            result |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "rows": []}
+        else:
+            broken = [row for row in rows if row["scores"] is None]
+            result |= {"status": "failed" if broken else "done", "rows": rows}
+            if broken:
+                result["error"] = f"samples are not finite with {broken[0]['nfe']} network calls"
+            save_file(shown(drawn), folder / "samples.safetensors")
+            if self.keep or entry.label == TEACHER:
+                checkpoint.save(folder, state, keep=1)
+        result |= recorder.to_json()
+        checkpoint.write_json(folder / "result.json", result)
+        return result
+
+    def scored(self, x: Tensor) -> Json:
+        """Scores of samples, None if they are not finite."""
+        return {"scores": self.quality(x) if bool(x.isfinite().all()) else None}
+
+
+def draw(flow_map: FlowMap, parts: Prepared, number: int) -> Iterator[tuple[Json, Tensor]]:
+    """Samples of a map at every number of steps, from the same noise whatever the recipe, and how they were made."""
+    device = next(flow_map.parameters()).device
+    noise = flow_map.interpolant.prior((number, *parts.data.shape), Generator().manual_seed(0))
+    classes = len(parts.about["data"]["classes"])
+    cond = {"label": torch.arange(number) % classes} if classes else {}
+    ways = [("jump", k) for k in STEPS] + [("heun", WALK)] * parts.recipe.local
+    with torch.no_grad():
+        for sampler, steps in ways:
+            done: list[Tensor] = []
+            for rows in torch.arange(number).split(500):
+                x, c = noise[rows].to(device), {k: v[rows].to(device) for k, v in cond.items()}
+                if sampler == "jump":
+                    done.append(sample(flow_map, x, uniform(steps), **c).cpu())
+                else:
+                    path, times = flow_map.interpolant, uniform(steps)
+                    done.append(solve(flow_map.velocity, x, times, path, HEUN, **c).cpu())
+            nfe = steps if sampler == "jump" else HEUN.evaluations(steps)
+            yield {"sampler": sampler, "steps": steps, "nfe": nfe}, torch.cat(done)
+
+
+def shown(drawn: Sequence[tuple[Json, Tensor]]) -> dict[str, Tensor]:
+    """The first samples of every way, for pictures."""
+    return {
+        f"{row['sampler']}.{row['steps']}": x[: SHOWN if x.ndim > 2 else 50 * SHOWN].float().clone()
+        for row, x in drawn
+    }
+
+
+def claim(out: Path, terms: Terms) -> None:
+    """Write the terms of a new folder, or make sure that they are those of an old one.
+
+    Raises:
+        CheckpointError: If they are not, or the folder holds something else.
+    """
+    file, asked = out / "settings.json", terms.model_dump(mode="json")
+    if not file.exists():
+        if out.exists() and any(out.iterdir()):
+            raise CheckpointError(f"{out} is not the folder of an arena: choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_json(file, asked)
+        return
+    known = read_terms(out).model_dump(mode="json")
+    other = [f"{key} {known[key]} (now {asked[key]})" for key in asked if asked[key] != known[key]]
+    if other:
+        raise CheckpointError(
+            f"{out} was run on other terms: {', '.join(other)}; give those again, or choose another --out"
+        )
+
+
+def read_terms(out: Path) -> Terms:
+    """The terms of a folder.
+
+    Raises:
+        CheckpointError: If it has none.
+    """
+    try:
+        return Terms.model_validate_json((out / "settings.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{out} has no readable settings.json of an arena ({error})"
+        ) from error
+
+
+def read_result(folder: Path) -> Json | None:
+    """A finished run, or None."""
+    import json
+
+    file = folder / "result.json"
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not readable json ({error}); delete it") from error
+
+
+def results(out: Path) -> list[Json]:
+    """Every finished run of a folder, by label and seed."""
+    folders = sorted((out / "runs").iterdir()) if (out / "runs").is_dir() else []
+    found = [(folder, read_result(folder)) for folder in folders]
+    return [result | {"folder": str(folder)} for folder, result in found if result is not None]
+
+
+def refuse_twins(entries: Sequence[Entry]) -> None:
+    """Two contestants of one name would share a folder.
+
+    Raises:
+        RecipeError: If there are such, or one is called as the teacher is.
+    """
+    labels = [entry.label for entry in entries]
+    twins = {label for label in labels if labels.count(label) > 1 or label == TEACHER}
+    if twins:
+        raise RecipeError(f"{', '.join(sorted(twins))} is in the arena twice: name it once")
