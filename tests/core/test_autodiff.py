@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from flowmaps.core import autodiff
 from flowmaps.core.autodiff import Derivative, along_source, along_target
+from flowmaps.core.interpolant import INTERPOLANTS
 from flowmaps.errors import DerivativeError
 from flowmaps.nets import MLP, DiT
 
@@ -266,3 +267,66 @@ def test_tangents_take_the_dtype_of_their_primals(gen) -> None:
     expanded = torch.tensor(0.4).expand(3)
     assert along_source(net, x, expanded, T.float(), x)[1].isfinite().all()
     assert Derivative() == autodiff.EXACT
+
+
+@pytest.mark.parametrize("name", ["linear", "trig", "vp", "ve"])
+def test_differences_along_the_path_are_the_jvp_with_its_velocity(name, gen) -> None:
+    """methods.md 6.3, item 6: x_0 and noise held, the difference tends to the JVP with the conditional velocity, order 2."""
+    path = INTERPOLANTS[name]()
+    net = mlp()
+    x_0, eps = torch.randn(2, 3, 5, generator=gen, dtype=torch.float64)
+    x, v = path.sample(x_0, eps, S)
+    exact = along_source(net, x, S, T, v)[1]
+
+    def error(h: float) -> float:
+        derivative = Derivative("finite", h, path)
+        slope = along_source(net, x, S, T, v, derivative=derivative)[1]
+        by_hand = [net(path.sample(x_0, eps, S + k)[0], S + k, T) for k in (h, -h)]
+        assert_close(slope, (by_hand[0] - by_hand[1]) / (2 * h), rtol=1e-8, atol=1e-8)
+        return (slope - exact).norm().item()
+
+    steps = (4e-4, 2e-4, 1e-4) if name == "ve" else (4e-3, 2e-3, 1e-3)
+    errors = [error(h) for h in steps]
+    assert 3.6 < errors[0] / errors[1] < 4.4
+    assert 3.6 < errors[1] / errors[2] < 4.4
+    straight = along_source(net, x, S, T, v, derivative=Derivative("finite", steps[0]))[1]
+    bent = along_source(net, x, S, T, v, derivative=Derivative("finite", steps[0], path))[1]
+    apart = (straight - bent).norm() / exact.norm()
+    assert (apart > 1e-6) if name in ("trig", "vp") else (apart < 1e-10)
+    value, slope = along_source(
+        net, x, S, T, v, derivative=Derivative("finite", 1e-3, path), through=True
+    )
+    assert_close(value, net(x, S, T), rtol=1e-12, atol=1e-12)
+    assert slope.requires_grad
+    with pytest.raises(DerivativeError, match="only method='finite' moves along a path"):
+        Derivative("exact", path=path)
+
+
+def test_semi_finite_derivative(gen) -> None:
+    """Exact in the point, order 2 in the times; no difference is taken of the point: a function of x alone is exact."""
+    net, x, dx = mlp(), *torch.randn(2, 3, 5, generator=gen, dtype=torch.float64)
+    for through in (False, True):
+        errors = []
+        for h in (4e-3, 2e-3):
+            semi = Derivative("semi", h)
+            value, slope = along_source(net, x, S, T, dx, derivative=semi, through=through)
+            assert_close(value, net(x, S, T), rtol=1e-11, atol=1e-11)
+            errors.append((slope - along_source(net, x, S, T, dx)[1]).norm())
+            assert slope.requires_grad == through
+        assert 3.6 < errors[0] / errors[1] < 4.4
+    cubic = along_source(lambda x, s, t: x**3, x, S, T, dx, derivative=Derivative("semi", 0.1))[1]
+    assert_close(cubic, 3 * x**2 * dx, rtol=1e-12, atol=1e-12)
+    target = along_target(net, x, S, T, derivative=Derivative("semi", 1e-4))[1]
+    close(target, along_target(net, x, S, T)[1], 1e-5)
+
+
+def test_a_detached_difference_calls_the_network_twice_and_once_more(gen) -> None:
+    calls = []
+
+    def net(x, s, t):
+        calls.append(torch.is_grad_enabled())
+        return x * (s + t)[:, None]
+
+    x = torch.randn(3, 5, generator=gen, dtype=torch.float64)
+    along_source(net, x, S, T, x, derivative=Derivative("finite"))
+    assert calls == [False, False, True]

@@ -12,8 +12,10 @@ from flowmaps.learn.times import (
     Diagonal,
     Dyadic,
     Fixed,
+    GapThenTarget,
     HalvingGrid,
     LogitNormal,
+    LogTangent,
     LogUniform,
     SortedPair,
     ToData,
@@ -143,3 +145,36 @@ def test_laws_are_functions_of_their_generator() -> None:
         one, two, three = (law(9, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
         assert not all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
+def test_log_tangent_is_log_normal_noise(gen) -> None:
+    z = torch.log(torch.tan(math.pi / 2 * LogTangent(-0.3, 1.4)(N, gen).double()))
+    assert abs(z.mean() + 0.3) < 5 * 1.4 / math.sqrt(N)
+    assert abs(z.std() - 1.4) < 5 * 1.4 / math.sqrt(2 * N)
+    share(z < -0.3 + 1.4, 0.841345)
+
+
+def test_gaps_are_drawn_first_and_targets_are_truncated_to_them(gen) -> None:
+    """TVM: the gap has its own law, the target given the gap has the truncated logit-normal's distribution function."""
+    law = GapThenTarget(LogitNormal(-0.8, 1.0), -0.4, 1.3)
+    s, w, t = (time.double() for time in law(N, gen))
+    gap = s - t
+    assert bool((gap > 0).all() and (s <= 1).all() and (t >= 0).all())
+    z = torch.logit(gap.clamp(1e-9, 1 - 1e-9))
+    assert abs(z.mean() + 0.8) < 5 / math.sqrt(N)
+    share(z < 0.2, 0.841345)
+    assert torch.equal(w.float(), ((s + t) / 2).float())
+
+    def below(value: torch.Tensor) -> torch.Tensor:
+        return torch.special.ndtr((torch.logit(value.clamp(1e-9, 1 - 1e-9)) + 0.4) / 1.3)
+
+    uniform = torch.sort(below(t) / below(1 - gap)).values
+    steps = torch.arange(1, N + 1, dtype=torch.float64) / N
+    assert (uniform - steps).abs().max() < 2.74 / math.sqrt(N)  # Kolmogorov: 6e-7
+    # given the gap, not only on average: the same among the longest gaps
+    long = gap > 0.6
+    share((below(t) / below(1 - gap))[long] < 0.3, 0.3)
+    share(
+        t[long] < 0.1,
+        float((below(torch.tensor(0.1).double()) / below(1 - gap[long])).clamp(max=1).mean()),
+    )

@@ -9,7 +9,29 @@ from torch.testing import assert_close
 from flowmaps.core import interpolant
 from flowmaps.core.parametrization import Denoised
 from flowmaps.errors import RecipeError
-from flowmaps.learn.weights import L2, Adaptive, Huber, InSpace, LogVar, MaxSNR, Ramp, TangentNorm
+from flowmaps.learn.objective import Term
+from flowmaps.learn.rules import DiagonalRule, Points
+from flowmaps.learn.times import Diagonal, Times, Uniform
+from flowmaps.learn.weights import (
+    L2,
+    Adaptive,
+    Before,
+    Clip,
+    ClippedTime,
+    Cosine,
+    Huber,
+    InSpace,
+    LearnedLogVar,
+    LogVar,
+    MaxSNR,
+    Perceptual,
+    Ramp,
+    Relax,
+    Rise,
+    Sum,
+    TangentGap,
+    TangentNorm,
+)
 
 S = torch.tensor([0.93, 0.71, 0.52, 0.38, 0.17], dtype=torch.float64)
 T = torch.tensor([0.61, 0.22, 0.47, 0.09, 0.05], dtype=torch.float64)
@@ -88,7 +110,102 @@ def test_max_snr_caps(gen) -> None:
 def test_tangent_norm(gen) -> None:
     g = errors(gen).detach()
     rms = (g**2).mean((1, 2)).sqrt()
-    assert_close(TangentNorm(0.2)(g), g / (rms + 0.2)[:, None, None], rtol=1e-13, atol=0)
+    assert_close(TangentNorm(0.2)(g, S, T), g / (rms + 0.2)[:, None, None], rtol=1e-13, atol=0)
+
+
+def test_clip_and_relax(gen) -> None:
+    """FACM: alpha = 1 - (1 - s)^p multiplies the clipped tangent; all of it in noise, none at the data."""
+    g = 2 * errors(gen).detach()
+    clipped = g.clamp(-0.7, 0.7)
+    assert (g.abs() > 0.7).any()
+    assert_close(Clip(0.7)(g, S, T), clipped)
+    alpha = torch.stack([1 - torch.sqrt(1 - s) for s in S])[:, None, None]
+    assert_close(Relax(of=Clip(0.7))(g, S, T), alpha * clipped)
+    ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    assert_close(Relax(2.0)(g[:2], ends, 0 * ends), torch.stack([g[0], 0 * g[1]]))
+    assert_close(Relax(2.0)(g, S, T), (2 * S - S**2)[:, None, None] * g)
+
+
+def test_space_then_tangent_then_metric(gen) -> None:
+    """Gradient of |u - sg u + sg g|^2 in the space: 2 g du'/du / D, where g is the transformed error in that space."""
+    u, target = torch.randn(2, 5, 7, generator=gen, dtype=torch.float64)
+    u.requires_grad_()
+    x = torch.randn(5, 7, generator=gen, dtype=torch.float64)
+    b = Points(x, x, Times(S, S, T), {}, torch.tensor(0.0))
+    rate = (S / 0.4).clamp(max=1)[:, None]
+    term = Term(
+        rule=DiagonalRule(), times=Diagonal(Uniform()), space=ClippedTime(0.4), tangent=Clip(0.5)
+    )
+    row = term.per_row(u, target, b)
+    g = (rate * (u - target)).detach().clamp(-0.5, 0.5)
+    assert_close(row, (g**2).mean(1), rtol=1e-12, atol=0)
+    slope = torch.autograd.grad(row.sum(), u)[0]
+    assert_close(slope, 2 * g * rate / 7, rtol=1e-12, atol=1e-14)
+    for bad in (0.0, 1.5):
+        with pytest.raises(RecipeError, match="ClippedTime needs a time"):
+            ClippedTime(bad)
+
+
+def test_cosine(gen) -> None:
+    """Scale-free, orthogonal gradient with the closed form -(t/|t| - cos p/|p|)/|p|, along axis 1 and mean over the rest."""
+    p, t = torch.randn(2, 5, 3, 7, generator=gen, dtype=torch.float64)
+    p.requires_grad_()
+    norm_p, norm_t = (v.square().sum(1).sqrt() for v in (p, t))
+    cos = (p * t).sum(1) / (norm_p * norm_t)
+    loss = Cosine()(p, t)
+    assert_close(loss, 1 - cos.mean(1), rtol=1e-12, atol=0)
+    assert_close(Cosine()(3 * p, 0.2 * t), loss, rtol=1e-12, atol=0)
+    slope = torch.autograd.grad(loss.sum(), p)[0]
+    unit_p, unit_t = p / norm_p[:, None], t / norm_t[:, None]
+    expected = -(unit_t - cos[:, None] * unit_p) / norm_p[:, None] / 7
+    assert_close(slope, expected, rtol=1e-10, atol=1e-14)
+    assert (slope * p).sum(1).abs().max() < 1e-14
+
+
+def test_metrics_of_metrics(gen) -> None:
+    p, t = torch.randn(2, 5, 3, 7, generator=gen, dtype=torch.float64)
+    both = Sum((L2(), Cosine()))(p, t)
+    assert_close(both, L2()(p, t) + Cosine()(p, t))
+    assert_close(Adaptive(0.5, 1e-3, of=L2())(p, t), L2()(p, t) / (L2()(p, t) + 1e-3) ** 0.5)
+    assert_close(Adaptive(0.5, 1e-3)(p, t), Adaptive(0.5, 1e-3)(p - t))
+
+
+def test_perceptual(gen) -> None:
+    """With the identity it is L2; features of both sides; several layers add up; no gradient to the target."""
+    p, t = torch.randn(2, 5, 3, 8, 8, generator=gen, dtype=torch.float64)
+    assert_close(Perceptual(lambda x: x)(p, t), L2()(p, t))
+    pooled = Perceptual(lambda x: (x.mean((2, 3)), x**2))(p, t)
+    expected = L2()(p.mean((2, 3)), t.mean((2, 3))) + L2()(p**2, t**2)
+    assert_close(pooled, expected)
+    p.requires_grad_()
+    t.requires_grad_()
+    slope = torch.autograd.grad(Perceptual(torch.sin)(p, t).sum(), (p, t), allow_unused=True)
+    assert slope[1] is None
+    assert_close(slope[0], 2 * p.cos() * (p.sin() - t.sin()) / 192)
+
+
+def test_log_cauchy(gen) -> None:
+    """log(L + c e^omega): its slope is 1 / (L + c e^omega) in L, and positive in omega for every error (no finite optimum)."""
+    row, omega = torch.rand(2, 9, generator=gen, dtype=torch.float64) + 0.1
+    row.requires_grad_()
+    omega.requires_grad_()
+    loss = LearnedLogVar(cauchy=0.02).loss(row, omega)
+    assert_close(loss, torch.log(row + 0.02 * omega.exp()), rtol=1e-12, atol=0)
+    by_row, by_omega = torch.autograd.grad(loss.sum(), (row, omega))
+    floor = 0.02 * omega.exp()
+    assert_close(by_row, 1 / (row + floor), rtol=1e-12, atol=0)
+    assert_close(by_omega, floor / (row + floor), rtol=1e-10, atol=0)
+    assert bool((by_omega > 0).all())
+    assert_close(LearnedLogVar().loss(row, omega), row / omega.exp() + omega)
+
+
+def test_weights_of_time() -> None:
+    path = interpolant.linear()
+    assert_close(Rise()(path, S, T), torch.cos(math.pi / 2 * (1 - S)))
+    gap = torch.tan(S) - torch.tan(T)
+    assert_close(TangentGap(0.5)(path, S, T), (gap + 0.5) ** -0.5)
+    assert_close(TangentGap()(path, S, S), torch.ones_like(S))
+    assert Before(0.6)(path, S, T).tolist() == [0, 0, 1, 1, 1]
 
 
 def test_ramp() -> None:
@@ -102,6 +219,10 @@ def test_ramp() -> None:
         (1.0, 1.4),
     ):
         assert_close(ramp(torch.tensor(progress)), torch.tensor(value), rtol=1e-6, atol=0)
+    closer = ramp.finer(4)
+    for progress in (0.0, 0.4, 0.6, 1.0):
+        p = torch.tensor(progress)
+        assert_close(1 - closer(p), (1 - ramp(p)) / 4, rtol=1e-5, atol=1e-7)
     for begin, end in ((0.5, 0.5), (-0.1, 1.0), (0.0, 1.1)):
         with pytest.raises(RecipeError, match="Ramp needs 0 <= begin < end <= 1"):
             Ramp(0.0, 1.0, begin, end)
