@@ -4,8 +4,8 @@ Split the jump s -> t at $w = s + \gamma(t-s)$. A velocity makes the short leg, 
 
 $$ T = \gamma\,a + (1-\gamma)\,u^-(x_w, w, t), \qquad x_w = x + (w-s)\,a, \qquad g = (u - T)/\gamma . $$
 
-As $\gamma \to 0$, $g \to u - a - (t-s)(\partial_s u + \nabla_x u\,a)$, MeanFlow's; $\gamma = 1$ is trajectory flow matching, with the
-conditional velocity denoising (methods.md 2.1). Two evaluations of the network take the place of a JVP.
+As $\gamma \to 0$, $g \to u - a - (t-s)(\partial_s u + \nabla_x u\,a)$, MeanFlow's; $\gamma = 1$ is trajectory flow matching, with
+the conditional velocity denoising (methods.md 2.1). Two evaluations of the network take the place of a JVP.
 """
 
 from dataclasses import dataclass

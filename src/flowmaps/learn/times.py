@@ -391,16 +391,23 @@ class Neighbours(_Legs):
 @final
 @dataclass(frozen=True)
 class GridTriple(_Legs):
-    """Three points s > w >= t of a grid of N times: s uniform, then t below it, then w between (CTM)."""
+    """Three points s > w >= t of a grid of N times: s uniform, then t below it, then w between, `reach` cells from s at most (CTM)."""
 
     points: int = 18
+    reach: int = 17
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.reach < self.points:
+            raise RecipeError(
+                f"GridTriple needs 1 <= reach < points; got points={self.points}, reach={self.reach}"
+            )
 
     def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
         cells = self.points - 1
         share = torch.rand(3, n, generator=generator)
         s = 1 + torch.floor(share[0] * cells)
         t = torch.floor(share[1] * s)
-        w = t + torch.floor(share[2] * (s - t))
+        w = s - 1 - torch.floor(share[2] * (s - t).clamp(max=self.reach))
         return Times(s / cells, w / cells, t / cells)
 
 

@@ -1,0 +1,21 @@
+"""RCGM, recursive consistent generation (Sun & Lin 2025; code in arXiv:2512.05150): one short leg and N frozen ones.
+
+By the authors' code beside TwinFlow. The short leg, 0.01 long, follows the conditional velocity; the average makes the other `legs`, equal in time. g is clipped at 1
+per coordinate. Defaults are those of the tutorial in TwinFlow's repository: order 2, decay 0.99, uniform sources, uniform
+targets below them. Deviations: the average has no warm-up but the trainer's; guidance is `Recipe.guidance`.
+"""
+
+from ..learn.legs import ShortLeg
+from ..learn.objective import Recipe, Term
+from ..learn.times import Downwards, FixedLeg
+from ..learn.weights import Clip
+
+
+def rcgm(legs: int = 2, length: float = 0.01, ema: float = 0.99, clip: float = 1.0) -> Recipe:
+    """`legs` is the order N; `length` that of the first leg."""
+    term = Term(
+        rule=ShortLeg(jump="ema", legs=legs),
+        times=FixedLeg(Downwards(), length),
+        tangent=Clip(clip),
+    )
+    return Recipe(name="rcgm", cite=("sun2025rcgm",), terms=(term,), ema_target=ema)
