@@ -162,6 +162,17 @@ def test_cosine(gen) -> None:
     assert (slope * p).sum(1).abs().max() < 1e-14
 
 
+def test_cosine_is_biased_where_targets_are_right_on_average() -> None:
+    """Two targets of unlike length: their mean is stationary for L2 and not for the cosine, whose minimum is the mean direction."""
+    targets = torch.tensor([[3.0, 0.5], [-0.2, 1.1]], dtype=torch.float64)
+    directions = targets / targets.norm(dim=1, keepdim=True)
+    for metric, best in ((L2(), targets.mean(0)), (Cosine(), directions.mean(0))):
+        for point, still in ((targets.mean(0), metric == L2()), (best, True)):
+            p = point.clone().requires_grad_()
+            slope = torch.autograd.grad(metric(p.expand(2, 2), targets).mean(), p)[0]
+            assert (slope.norm() < 1e-12) == still
+
+
 def test_metrics_of_metrics(gen) -> None:
     p, t = torch.randn(2, 5, 3, 7, generator=gen, dtype=torch.float64)
     both = Sum((L2(), Cosine()))(p, t)

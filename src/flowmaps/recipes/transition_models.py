@@ -1,8 +1,8 @@
 """Transition models (Wang et al. 2025, arXiv:2509.04394) and the released code: MeanFlow's rule without forward-mode AD.
 
 The derivative is a central difference along the path of the sample's own data and noise. Half of the batch lies on the
-diagonal, a tenth jumps to t = 0. `cosine` adds the directional loss, an option of the released code that is biased with
-targets right only on average (`Cosine`). Deviations: no projection loss on pretrained features; guidance targets from the
+diagonal, a tenth jumps to t = 0. The directional loss, on as in the paper, is biased with targets that are right only on
+average (`Cosine`); `cosine=False` drops it. Deviations: no projection loss on pretrained features; guidance targets from the
 student, not its average.
 """
 
@@ -21,7 +21,7 @@ def transition_models(
     ends: float = 0.1,
     step: float = 5e-3,
     sigma_data: float = 1.0,
-    cosine: bool = False,
+    cosine: bool = True,
 ) -> Recipe:
     """Weights (tan s - tan t + sigma_data)^(-1/2) and 1 / loss."""
     law = LogitNormal(mean, std)
