@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..core.autodiff import EXACT, Derivative, along_target
 from ..core.flow_map import FlowMap
@@ -17,7 +17,6 @@ from ..core.interpolant import Interpolant
 from ..core.shape import like
 from ..errors import RecipeError
 from .rules import Models, Points, VelocitySource
-from .times import TimeLaw, Times
 
 
 @final
@@ -160,44 +159,6 @@ def _kernel(x: Tensor, y: Tensor, eps: float) -> Tensor:
     """(M, M, G): exp(-distance / D)."""
     square = (x[:, None] - y[None]).square().sum(-1)
     return torch.exp(-square.clamp(min=eps**2).sqrt() / x.shape[-1])
-
-
-@final
-@dataclass(frozen=True)
-class Grouped:
-    """A law whose times are shared by groups of `size` rows: row i has those of row i + n/size, as `KernelDistance` wants."""
-
-    law: TimeLaw
-    size: int = 4
-
-    def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
-        groups = -(-n // self.size)
-        drawn = self.law(groups, generator, progress)
-        return Times(*(time.repeat(self.size)[:n] for time in drawn))
-
-
-@final
-@dataclass(frozen=True)
-class Inductive:
-    r"""Target and source uniform on [0, T] with t <= s, and w a fixed fraction of the range of $\eta = \sigma/\alpha$ below s.
-
-    $\eta_w = \max(\eta_s - (\eta_T - \eta_0)\,2^{-k}, \eta_t)$ (Zhou et al. 2025, IMM, arXiv:2503.07565).
-    """
-
-    path: Interpolant
-    high: float = 0.994
-    k: float = 12.0
-
-    def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
-        t = self.high * torch.rand(n, generator=generator)
-        s = t + (self.high - t) * torch.rand(n, generator=generator)
-        top = self._eta(torch.full((), self.high))
-        eta = torch.maximum(self._eta(s) - top * 2.0**-self.k, self._eta(t))
-        w = self.path.time_at(-eta.clamp(min=1e-12).log())
-        return Times(s, torch.minimum(torch.maximum(w, t), s), t)
-
-    def _eta(self, t: Tensor) -> Tensor:
-        return self.path.sigma(t) / self.path.alpha(t)
 
 
 @final

@@ -100,6 +100,10 @@ class Trajectory:
     def at_noise(self) -> bool:
         return self.before == 0
 
+    def finer(self, factor: int) -> "Trajectory":
+        """With `factor` times as many steps."""
+        return replace(self, before=self.before * factor, after=self.after * factor)
+
     @torch.no_grad()
     def __call__(self, f: FlowMap, b: Points, models: Models) -> Points:
         s, _, t = b.times
@@ -136,6 +140,10 @@ class Coupled:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise RecipeError(f"coupled pairs need steps >= 1; got {self.steps}")
+
+    def finer(self, factor: int) -> "Coupled":
+        """With `factor` times as many steps."""
+        return replace(self, steps=self.steps * factor)
 
     @torch.no_grad()
     def __call__(self, f: FlowMap, b: Points, models: Models) -> Points:
