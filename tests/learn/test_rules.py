@@ -339,13 +339,13 @@ def test_three_ways_to_regress_on_a_detached_target(gen) -> None:
     b = batch(world, gen)
     for rule in (Eulerian(), Lagrangian("teacher", through="target"), Compositional("teacher")):
         plain = gradient(world, terms(rule), b, world.flow_map)
-        as_target = gradient(world, terms(rule, tangent=lambda g: g), b, world.flow_map)
+        as_target = gradient(world, terms(rule, tangent=lambda g, s, t: g), b, world.flow_map)
         student = NetFlowMap(Linear(world), world.interpolant)
         u, target = rule(student, b, Exact(world))
         linearised = torch.autograd.grad(2 * (u * (u - target).detach()).mean(), student.net.w)[0]
         assert_close(as_target, plain, rtol=1e-12, atol=1e-14)
         assert_close(linearised, plain, rtol=1e-10, atol=1e-12)
-        doubled = gradient(world, terms(rule, tangent=lambda g: 2 * g), b, world.flow_map)
+        doubled = gradient(world, terms(rule, tangent=lambda g, s, t: 2 * g), b, world.flow_map)
         assert_close(doubled, 2 * plain, rtol=1e-12, atol=1e-14)
 
 
