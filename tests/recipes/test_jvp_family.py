@@ -108,4 +108,4 @@ def test_perceptual_option_of_pixel_mean_flow(gen) -> None:
     assert 0 < late.sum() < len(late)
     alone = replace(recipe, terms=(replace(perceptual, share=1.0),))
     only_late = contract.map_points(lambda v: v[late], b)
-    assert float(contract.Objective(alone, student)((only_late,)).total) == 0
+    assert float(contract.Objective(alone, student)((only_late,)).total.detach()) == 0

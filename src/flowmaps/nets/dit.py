@@ -23,9 +23,11 @@ class DiT(nn.Module):
         heads: Attention heads; must divide `width`.
         classes: Number of classes, 0 for none.
         guided: Whether the guidance scale is an input.
+        split: The first `split` blocks see the source time alone, the others the target time alone (decoupled MeanFlow,
+            arXiv:2510.24474: two thirds of the depth): a one-time network is a map without a new parameter. None: all see both.
 
     Raises:
-        ValueError: If the patch does not divide the image or the heads do not divide the width.
+        ValueError: If the patch does not divide the image, the heads do not divide the width, or the split not the depth.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class DiT(nn.Module):
         *,
         classes: int = 0,
         guided: bool = False,
+        split: int | None = None,
     ) -> None:
         super().__init__()
         if len(shape) != 3 or shape[1] % patch or shape[2] % patch:
@@ -49,7 +52,11 @@ class DiT(nn.Module):
             raise ValueError(
                 f"dit needs heads that divide the width; got width={width}, heads={heads}"
             )
-        self.shape, self.patch = tuple(shape), patch
+        if split is not None and not 0 < split < depth:
+            raise ValueError(
+                f"dit splits its blocks in two: 0 < split < depth={depth}; got {split}"
+            )
+        self.shape, self.patch, self.split = tuple(shape), patch, split
         channels, height, breadth = self.shape
         tokens, size = (height // patch) * (breadth // patch), channels * patch * patch
         self.condition = Conditioning(width, classes, guided=guided)
@@ -72,9 +79,12 @@ class DiT(nn.Module):
         scale: Tensor | None = None,
     ) -> Tensor:
         """Output (B, C, H, W) at points (B, C, H, W) and times (B,)."""
-        c = nn.functional.silu(self.condition(s, t, label, scale))
+        apart = self.split is not None
+        c = nn.functional.silu(self.condition(s, s if apart else t, label, scale))
         h = self.first(self._patches(x)) + self.position
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
+            if i == self.split:
+                c = nn.functional.silu(self.condition(t, t, label, scale))
             h = block(h, c)
         shift, gain = self.modulate(c)[:, None].chunk(2, -1)
         return self._image(self.last(rms_norm(h) * (1 + gain) + shift))

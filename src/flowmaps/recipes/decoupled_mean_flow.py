@@ -1,8 +1,8 @@
 """Decoupled MeanFlow (Lee et al. 2025, arXiv:2510.24474) and the released loss: MeanFlow under a learned log-Cauchy.
 
 Flow matching and MeanFlow on halves of the batch. `target_mean` and `target_std` belong to the second time, the pair is
-sorted. Guidance of the paper's kind: `Recipe.guidance`. Deviations: the split of the network (early blocks see s, late
-blocks t) is the network's matter and not part of the recipe; the variance is learned per pair of times, not by the network.
+sorted. The paper's network, early blocks at s and late blocks at t, is `DiT(..., split=)`, its guidance `Recipe.guidance`.
+Deviations: the variance is learned by a network of the two times, not by the map's own.
 """
 
 from ..learn.objective import Recipe, Term
