@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import kit
 import numpy as np
-from jax_kit import logvar, logvar_weights, net, result
+from jax_kit import net, result
 from ml_collections import ConfigDict
 
 info = kit.peer("nmboffi+flow-maps", "py")
@@ -36,7 +36,8 @@ class Theirs(network_utils.FlowMapMLP):
         return -net(self.teacher, x[None], time, time)[0]
 
     def calc_weight(self, s: Any, t: Any) -> Any:
-        own = 0.0 if self.logvar is None else logvar(self.logvar, 1 - s, 1 - t)
+        here = (jnp.reshape(1 - s, 1), jnp.reshape(1 - t, 1))
+        own = 0.0 if self.logvar is None else kit.logvar(self.logvar, *here, jnp)[0]
         return own + math.log(kit.DIMS)
 
     def calc_phi(self, s: Any, t: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -49,7 +50,7 @@ network_utils.setup_network = lambda config: Theirs(config=config)
 def golden(name: str, seed: int, loss_type: str, stopgrad: str, psd: str | None = None) -> None:
     """One loss type of their `setup_loss`, half of the rows on the diagonal."""
     rng = np.random.default_rng(seed)
-    parameters = {"student": kit.weights(rng), "logvar": logvar_weights(rng, CHANNELS)}
+    parameters = {"student": kit.weights(rng), "logvar": kit.logvar_weights(rng, CHANNELS)}
     diagonal, jumps = kit.points(rng, ROWS, jump=False), kit.points(rng, ROWS)
     if psd == "midpoint":
         jumps["w"] = (jumps["s"] + jumps["t"]) / 2

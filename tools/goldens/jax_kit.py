@@ -40,22 +40,6 @@ def scripted(*values: Any) -> Callable[..., Any]:
     return lambda *args, **kwargs: next(waiting)
 
 
-def logvar(f: Any, s: Any, t: Any) -> Any:
-    """The learned variance of flowmaps at one pair of times: two layers on sines and cosines."""
-    phase = (jnp.stack([s, t])[:, None] * 2.0 ** jnp.arange(4)).reshape(2, 4)
-    features = jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], -1).reshape(-1)
-    h = f["first.weight"] @ features + f["first.bias"]
-    h = h / (1 + jnp.exp(-h))
-    return (f["last.weight"] @ h + f["last.bias"])[0] / h.shape[0]
-
-
-def logvar_weights(rng: np.random.Generator, channels: int) -> kit.Arrays:
-    """Generic weights of it, in torch's layout."""
-    sizes = {"first.weight": (channels, 16), "first.bias": (channels,)}
-    sizes |= {"last.weight": (1, channels), "last.bias": (1,)}
-    return {key: rng.normal(size=size) * 0.7 for key, size in sizes.items()}
-
-
 def result(loss: Callable[[Any], Any], parameters: dict[str, Any]) -> kit.Arrays:
     """Loss and gradients, as arrays to store; parameters by role, gradients of "student" without a prefix."""
     value, grads = jax.value_and_grad(loss)(parameters)

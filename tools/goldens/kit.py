@@ -58,6 +58,23 @@ def forward(f: Arrays, x: Any, s: Any, t: Any, xp: Any, label: Any = None) -> An
     return h @ f["W2"] + f["b2"]
 
 
+def logvar(f: Arrays, s: Any, t: Any, xp: Any) -> Any:
+    """The learned variance of flowmaps at times (B,): two layers on sines and cosines."""
+    join = xp.cat if hasattr(xp, "cat") else xp.concatenate
+    phase = xp.stack([s, t], -1)[..., None] * xp.asarray([1.0, 2.0, 4.0, 8.0])
+    h = join([xp.sin(phase), xp.cos(phase)], -1).reshape(-1, 16) @ f["first.weight"].T
+    h = h + f["first.bias"]
+    h = h / (1 + xp.exp(-h))
+    return (h @ f["last.weight"].T + f["last.bias"])[:, 0] / h.shape[1]
+
+
+def logvar_weights(rng: np.random.Generator, channels: int) -> Arrays:
+    """Generic weights of it, in torch's layout."""
+    sizes = {"first.weight": (channels, 16), "first.bias": (channels,)}
+    sizes |= {"last.weight": (1, channels), "last.bias": (1,)}
+    return {key: rng.normal(size=size) * 0.7 for key, size in sizes.items()}
+
+
 def peer(name: str, *below: str) -> dict[str, str]:
     """Put the folders of a checkout on the path, and say what it is."""
     root = Path(os.environ["FLOWMAPS_PEERS"]) / name
@@ -69,6 +86,8 @@ def absent(*names: str) -> None:
     """Empty modules in place of what a peer imports for its data, logs or metrics, and its loss never calls."""
 
     class Nothing(types.ModuleType):
+        __path__ = ()
+
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):
                 raise AttributeError(name)
@@ -79,6 +98,12 @@ def absent(*names: str) -> None:
 
     for name in names:
         sys.modules[name] = Nothing(name)
+
+
+def hollow(name: str) -> None:
+    """A package of a peer without what its __init__ imports: its modules are imported one by one."""
+    parts = name.split(".")
+    stand_in(name, __path__=[str(Path(folder, *parts)) for folder in sys.path])
 
 
 def stand_in(name: str, **members: Any) -> None:
@@ -99,7 +124,7 @@ def store(name: str, stored: Arrays, **facts: Any) -> None:
     known = json.loads(index.read_text()) if index.exists() else {}
     known[name] = facts
     index.write_text(json.dumps(dict(sorted(known.items())), indent=2) + "\n")
-    print(f"{name}: loss {float(stored['loss']):.12g}")
+    print(name, float(stored.get("loss", np.nan)))
 
 
 def prefixed(prefix: str, values: Arrays) -> Arrays:

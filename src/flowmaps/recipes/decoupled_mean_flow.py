@@ -29,4 +29,5 @@ def decoupled_mean_flow(
             Term(rule=DiagonalRule(), times=Diagonal(LogitNormal()), share=0.5, weight=weight),
             Term(rule=Eulerian(), times=pair, share=0.5, weight=weight),
         ),
+        status="exact",
     )

@@ -41,4 +41,5 @@ def facm(
                 tangent=Relax(relax, of=Clip(clip)),
             ),
         ),
+        status="exact",
     )

@@ -1,8 +1,8 @@
 """SoFlow, solution flow models (Luo et al. 2025, arXiv:2512.15657): finite first legs that decay exponentially, no JVP.
 
 The share of the leg in the jump falls from 0.1 to 0.002 over the run; 3/4 of the batch learn the velocity. The quotient of the
-two endpoints by the length of the leg is `ShortLeg`'s slope, and the authors' linearised loss has the gradient of its
-adaptively weighted square. Deviations: guidance is `Recipe.guidance`, without their decay at high noise.
+two endpoints by the length of the leg is `ShortLeg`'s slope, and the authors' linearised loss has half the gradient of
+its adaptively weighted square (hence `scale`). Deviations: guidance is `Recipe.guidance`, without their decay at high noise.
 """
 
 from ..learn.legs import ShortLeg
@@ -28,7 +28,9 @@ def so_flow(
                 rule=ShortLeg(),
                 times=FirstLeg(pair, Decay(start, stop)),
                 share=1 - diagonal,
+                scale=0.5,
                 metric=metric,
             ),
         ),
+        status="exact",
     )

@@ -43,4 +43,5 @@ def transition_models(
                 weight=TangentGap(sigma_data),
             ),
         ),
+        status="exact",
     )

@@ -27,4 +27,5 @@ def tvm(
             Term(rule=Lagrangian("ema"), times=pair, share=0.5),
         ),
         ema_target=ema,
+        status="exact",
     )
