@@ -320,7 +320,9 @@ def _write(options: Options, data: "Data", stopped: bool) -> int:
         to_json(report)
     else:
         console = Console(highlight=False, emoji=False, markup=False)
-        console.width = max(console.width, 150)
+        console.width = max(
+            console.width, 200
+        )  # the reader's terminal wraps it, or a pager scrolls
         console.print(table)
         print(page)
     if stopped:

@@ -6,8 +6,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
+import torch
 from torch import Tensor
 
 from ..errors import ShapeError
@@ -55,6 +56,8 @@ class Standing:
         loss_spikes: Mean number per run.
         norm_spikes: Mean number per run.
         peak: Largest gradient norm over its median, of the worst run.
+        cost: Forward-pass equivalents per sample, nan if they could not be counted.
+        steps: Mean number of steps done.
         step_seconds: Median time of a step.
         seconds: Mean training time.
     """
@@ -67,6 +70,8 @@ class Standing:
     loss_spikes: float
     norm_spikes: float
     peak: float
+    cost: float
+    steps: float
     step_seconds: float
     seconds: float
 
@@ -76,13 +81,13 @@ class Standing:
 
     def to_json(self) -> Json:
         """Flat, for arena.json."""
-        keys = ("recipe", "set", "value", "cost", "steps", "taught", "local")
+        keys = ("recipe", "set", "value", "taught", "local")
         rows = [
             {"sampler": sampler, "steps": steps}
             | {name: [mean.value, _or_none(mean.error)] for name, mean in found.items()}
             for (sampler, steps), found in self.scores.items()
         ]
-        stable = ("loss_spikes", "norm_spikes", "peak", "step_seconds", "seconds")
+        stable = ("loss_spikes", "norm_spikes", "peak", "cost", "steps", "step_seconds", "seconds")
         return {
             "label": self.label,
             **{key: self.first[key] for key in keys},
@@ -112,6 +117,8 @@ def standing(runs: Sequence[Json]) -> Standing:
         loss_spikes=_mean([s["loss_spikes"] for s in stable]),
         norm_spikes=_mean([s["norm_spikes"] for s in stable]),
         peak=max((s["norm_max"] / max(s["norm_median"], 1e-30) for s in stable), default=math.nan),
+        cost=next((run["cost"] for run in runs if "cost" in run), math.nan),
+        steps=_mean([run["done"] for run in runs]),
         step_seconds=statistics.median(timed) if timed else math.nan,
         seconds=_mean([run["seconds"] for run in runs]),
     )
@@ -165,7 +172,7 @@ HEAD = (
     *("recipe", "start"),
     *(f"{k} step{'s' * (k > 1)}" for k in STEPS),
     f"{WALK} Heun",
-    *("FPE", "steps", "ms/step", "loss spikes", "norm spikes", "seeds"),
+    *("FPE", "steps", "ms/step", "spikes", "seeds"),
 )
 
 
@@ -177,14 +184,14 @@ def cells(one: Standing, name: str) -> list[str]:
         one.label,
         "teacher" if one.first["taught"] else "scratch",
         *("" if mean is None else str(mean) for mean in at),
-        *(_number(v) for v in (one.first["cost"], one.first["steps"], 1e3 * one.step_seconds)),
-        *(_number(v) for v in (one.loss_spikes, one.norm_spikes)),
+        *(_number(v) for v in (one.cost, one.steps, 1e3 * one.step_seconds)),
+        f"{_number(one.loss_spikes)} / {_number(one.norm_spikes)}",
         f"{one.seeds}{failed}",
     ]
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else plain(float(f"{value:.4g}"))
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else plain(float(f"{value:.4g}"))
 
 
 def arena_table(found: Sequence[Standing]) -> Table:
@@ -192,9 +199,13 @@ def arena_table(found: Sequence[Standing]) -> Table:
     from rich.table import Table
 
     name = leading(found)
-    table = Table(title=f"{name}, mean ± standard error over seeds", title_justify="left")
+    table = Table(
+        title=f"{name}, mean ± standard error over seeds",
+        title_justify="left",
+        padding=(0, 1, 0, 0),
+    )
     for i, head in enumerate(HEAD):
-        table.add_column(head, justify="left" if i < 2 else "right", no_wrap=i == 0)
+        table.add_column(head, justify="left" if i < 2 else "right", no_wrap=True)
     for one in found:
         table.add_row(*cells(one, name))
     return table
@@ -208,7 +219,7 @@ def ranking_figure(found: Sequence[Standing]) -> Figure:
     figure = new_figure(8.6, 1.2 + 0.24 * len(shown))
     axes = figure.subplots()
     better = "higher" if name in HIGHER else "lower"
-    tidy(axes, f"{name} after 1, 2, 4 and 8 network calls ({better} is better)")
+    tidy(axes, f"{name.capitalize()} after 1, 2, 4 and 8 network calls ({better} is better)")
     for k in reversed(STEPS):
         dots = [(mean, i) for i, one in enumerate(shown) if (mean := one.score(name, k))]
         axes.errorbar(
@@ -237,13 +248,20 @@ def _reference(axes: Axes, found: Sequence[Standing], name: str) -> None:
         axes.axvline(best, color=VERMILION, linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
 
 
-def _log(axes: Axes, which: str, name: str) -> None:
+def _log(axes: Axes, which: Literal["x", "y"], name: str) -> None:
+    """A logarithmic axis with a label at 1, 2 and 5 of every decade, or every few decades; scores that go up stay linear."""
     if name in HIGHER:
         return
+    from matplotlib.ticker import LogLocator, NullLocator
+
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    low, high = axis.get_view_interval()
+    narrow = math.log10(high / low) < 2
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=5))
     axis.set_major_formatter(lambda y, _: plain(y))
     axis.set_minor_formatter(lambda y, _: "")
+    axis.set_minor_locator(NullLocator())
 
 
 def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
@@ -283,9 +301,9 @@ def steps_figure(found: Sequence[Standing]) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(STEPS), [str(k) for k in STEPS])
         axes.xaxis.minorticks_off()
-        _log(axes, "y", name)
         margin = 1.25 if name not in HIGHER else 1.0
         axes.set_ylim(min(values) / margin, max(values) * margin)
+        _log(axes, "y", name)
         if i % ACROSS:
             axes.tick_params(axis="y", labelleft=False, which="both")
     return figure
@@ -306,7 +324,6 @@ def _small(axes: Axes, title: str) -> None:
 
 
 CURVES = {"loss": JUMP, "norm": DATA}
-TITLES = {"loss": "Loss", "norm": "Gradient norm, before it is clipped"}
 
 
 def curves_figure(results: Sequence[Json], kind: str, order: Sequence[str]) -> Figure:
@@ -327,9 +344,12 @@ def curves_figure(results: Sequence[Json], kind: str, order: Sequence[str]) -> F
         for curve in runs[label]:
             axes.plot(curve["step"], curve["max"], color=CURVES[kind], linewidth=0.5, alpha=0.35)
             axes.plot(curve["step"], curve["median"], color=CURVES[kind], linewidth=1.2)
-        lowest = min(min(curve["median"]) for curve in runs[label])
-        if lowest > 0:
+        low = min(min(curve["median"]) for curve in runs[label])
+        if low > 0:
             _log(axes, "y", kind)
+        else:  # a spike would flatten all the rest
+            high = torch.tensor([curve["max"] for curve in runs[label]]).quantile(0.97)
+            axes.set_ylim(low - 0.05 * (float(high) - low), float(high))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
         axes.locator_params(axis="x", nbins=4)
         axes.set_axisbelow(True)

@@ -26,6 +26,7 @@ from .arena import (
     standings,
     steps_figure,
 )
+from .compare import HIGHER
 from .images import ladder
 from .page import Grid, Picture, Section, write_page
 from .style import save_png, write_atomically
@@ -120,7 +121,11 @@ def lead(terms: Terms, found: Sequence[Standing]) -> str:
     if not ranked:
         return f"{head} None of them finished."
     best = ranked[0]
-    return f"{head} With one network call, {best.label} has the best {name}: {best.score(name, 1)}."
+    text = f"{head} With one network call, {best.label} has the best {name}: {best.score(name, 1)}."
+    sign = -1 if name in HIGHER else 1
+    four = [(sign * mean.value, one) for one in ranked if (mean := one.score(name, 4))]
+    other = min(four, key=lambda pair: pair[0])[1]
+    return f"{text} With four it is {other.label}: {other.score(name, 4)}."
 
 
 def _sections(
@@ -149,9 +154,9 @@ def _ranking(
 ) -> list[str | Picture | Grid]:
     caption = (
         f"{name} of {terms.number:,} samples from the same noise, mean ± standard error over seeds, best at one step first. "
-        f"FPE: cost of a training sample in forward-pass equivalents. {WALK} Heun: local models only, {2 * WALK} network "
-        f"calls. Recipes that start from the teacher paid {terms.teacher_share:.0%} of their budget for it. Spikes: steps "
-        f"above {SPIKE:g} times the median of the {WINDOW} steps before."
+        f"{WALK} Heun: local models only, {2 * WALK} network calls. FPE: cost of a training sample in forward-pass equivalents. "
+        f"Recipes that start from the teacher paid {terms.teacher_share:.0%} of their budget for it. Spikes, of the loss / of "
+        f"the gradient norm: steps above {SPIKE:g} times the median of the {WINDOW} steps before."
     )
     rows = [cells(one, name) for one in found]
     local = frozenset(i for i, one in enumerate(found) if one.first["local"])

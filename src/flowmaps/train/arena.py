@@ -22,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 
-from ..core.flow_map import FlowMap
 from ..core.solver import HEUN
 from ..errors import CheckpointError, RecipeError
+from ..learn.cost import fpe
 from ..learn.objective import Recipe
 from ..recipes import get
 from ..sample import sample, solve, uniform
@@ -32,10 +32,9 @@ from . import checkpoint
 from .checkpoint import Json
 from .curves import Recorder
 from .hooks import Hook
-from .loop import fit
-from .placeholder_cost import cost
 from .run import Config, Run
-from .setup import Prepared, prepare
+from .setup import train
+from .state import State
 
 STEPS = (1, 2, 4, 8)
 """Numbers of network calls at which every recipe is measured."""
@@ -164,7 +163,7 @@ class Arena:
             share = 1 - terms.teacher_share
         steps = 1_000_000
         if terms.budget is not None:
-            steps = max(1, round(share * terms.budget * 1e6 / (cost(recipe) * terms.batch)))
+            steps = max(1, round(share * terms.budget * 1e6 / (fpe(recipe) * terms.batch)))
         teacher = str(self.folder(Entry("flow_matching", {}, TEACHER), seed))
         taught = self.taught(recipe) and entry.label != TEACHER
         return Config(  # pyright: ignore[reportCallIssue]  # every field has a default
@@ -190,15 +189,8 @@ class Arena:
     def _identity(self, entry: Entry, seed: int) -> Json:
         """What a stored result must agree with, free of paths and addresses."""
         value = re.sub(r" at 0x[0-9a-f]+", "", repr(entry.value))
-        return {
-            "label": entry.label,
-            "recipe": entry.recipe,
-            "set": dict(entry.set),
-            "seed": seed,
-        } | {
-            "value": value,
-            "cost": cost(entry.value),
-        }
+        named = {"label": entry.label, "recipe": entry.recipe, "set": dict(entry.set)}
+        return named | {"seed": seed, "value": value}
 
     def _stored(self, entry: Entry, seed: int) -> Json | None:
         """A finished run of the same name, marked as changed if its recipe reads otherwise now."""
@@ -211,68 +203,64 @@ class Arena:
         return found | {"changed": changed}
 
     def _train(self, entry: Entry, seed: int) -> Json:
-        folder, config = self.folder(entry, seed), self.config(entry, seed)
+        folder = self.folder(entry, seed)
         (folder / "result.json").unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         recorder = Recorder()
         result = self._identity(entry, seed) | {
-            "taught": config.init is not None,
+            "taught": self.taught(entry.value) and entry.label != TEACHER,
             "local": entry.value.local,
-            "steps": config.run.steps if self.terms.budget is not None else None,
         }
         try:
-            parts = prepare(config)
+            result |= {"cost": fpe(entry.value)}
+            config = self.config(entry, seed)
             hooks = [recorder, *self.hooks(f"{entry.label} ({seed})")]
-            state = fit(
-                parts.recipe, parts.flow_map, parts.data, config.run, teacher=parts.teacher,
-                hooks=hooks, about=parts.about,
-            )  # fmt: skip
+            state = train(config, None, hooks=hooks)
             if state.progress(config.run) < 1:
                 return result | {"status": "stopped"}
-            flow_map = state.averaged()
-            drawn = list(draw(flow_map, parts, self.terms.number))
-            rows = [{**row, **self.scored(x)} for row, x in drawn]
+            drawn = list(draw(state, self.terms.number))
+            result |= {"rows": [row | {"scores": self._scores(x)} for row, x in drawn]}
         except OSError:  # a full disk is no fault of a recipe
             raise
         except Exception as error:
             # one recipe's failure is a result, whatever it is; the others go on
-            result |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "rows": []}
+            result |= {"error": f"{type(error).__name__}: {error}", "rows": []}
         else:
-            broken = [row for row in rows if row["scores"] is None]
-            result |= {"status": "failed" if broken else "done", "rows": rows}
+            broken = [row["nfe"] for row in result["rows"] if row["scores"] is None]
             if broken:
-                result["error"] = f"samples are not finite with {broken[0]['nfe']} network calls"
+                result["error"] = f"samples are not finite with {broken[0]} network calls"
             save_file(shown(drawn), folder / "samples.safetensors")
             if self.keep or entry.label == TEACHER:
                 checkpoint.save(folder, state, keep=1)
-        result |= recorder.to_json()
+        result |= {"status": "failed" if "error" in result else "done"} | recorder.to_json()
         checkpoint.write_json(folder / "result.json", result)
         return result
 
-    def scored(self, x: Tensor) -> Json:
+    def _scores(self, x: Tensor) -> dict[str, float] | None:
         """Scores of samples, None if they are not finite."""
-        return {"scores": self.quality(x) if bool(x.isfinite().all()) else None}
+        return self.quality(x) if bool(x.isfinite().all()) else None
 
 
-def draw(flow_map: FlowMap, parts: Prepared, number: int) -> Iterator[tuple[Json, Tensor]]:
-    """Samples of a map at every number of steps, from the same noise whatever the recipe, and how they were made."""
-    device = next(flow_map.parameters()).device
-    noise = flow_map.interpolant.prior((number, *parts.data.shape), Generator().manual_seed(0))
-    classes = len(parts.about["data"]["classes"])
+def draw(state: State, number: int) -> Iterator[tuple[Json, Tensor]]:
+    """Samples of the averaged weights at every number of steps, and how they were made: the same noise for every recipe."""
+    flow_map, about = state.averaged(), state.about["data"]
+    device, path = next(flow_map.parameters()).device, flow_map.interpolant
+    noise = path.prior((number, *about["shape"]), Generator().manual_seed(0))
+    classes = len(about["classes"])
     cond = {"label": torch.arange(number) % classes} if classes else {}
-    ways = [("jump", k) for k in STEPS] + [("heun", WALK)] * parts.recipe.local
-    with torch.no_grad():
-        for sampler, steps in ways:
-            done: list[Tensor] = []
+    ways = [("jump", k) for k in STEPS] + [("heun", WALK)] * state.objective.recipe.local
+    for sampler, steps in ways:
+        done: list[Tensor] = []
+        with torch.no_grad():
             for rows in torch.arange(number).split(500):
                 x, c = noise[rows].to(device), {k: v[rows].to(device) for k, v in cond.items()}
                 if sampler == "jump":
-                    done.append(sample(flow_map, x, uniform(steps), **c).cpu())
+                    x = sample(flow_map, x, uniform(steps), **c)
                 else:
-                    path, times = flow_map.interpolant, uniform(steps)
-                    done.append(solve(flow_map.velocity, x, times, path, HEUN, **c).cpu())
-            nfe = steps if sampler == "jump" else HEUN.evaluations(steps)
-            yield {"sampler": sampler, "steps": steps, "nfe": nfe}, torch.cat(done)
+                    x = solve(flow_map.velocity, x, uniform(steps), path, HEUN, **c)
+                done.append(x.cpu())
+        nfe = steps if sampler == "jump" else HEUN.evaluations(steps)
+        yield {"sampler": sampler, "steps": steps, "nfe": nfe}, torch.cat(done)
 
 
 def shown(drawn: Sequence[tuple[Json, Tensor]]) -> dict[str, Tensor]:

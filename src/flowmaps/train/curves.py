@@ -32,7 +32,7 @@ class Recorder:
         self.seconds.append(event.state.seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """Time, stability, and curves of at most `POINTS` points."""
+        """Steps done, time, stability, and curves of at most `POINTS` points."""
         done = len(self.loss)
         if done < 2:
             return {
