@@ -9,12 +9,14 @@ from pydantic import ValidationError
 from torch import nn
 
 from flowmaps.core.flow_map import NetFlowMap
+from flowmaps.core.interpolant import edm, linear
+from flowmaps.core.parametrization import Denoised
 from flowmaps.errors import CheckpointError, DataError, DerivativeError, RecipeError, TrainingError
 from flowmaps.recipes import get
 from flowmaps.train import checkpoint, fit, machine
 from flowmaps.train.machine import choose
 from flowmaps.train.run import Config, GuidanceConfig, Run
-from flowmaps.train.setup import config_of, make_guidance, prepare, train
+from flowmaps.train.setup import config_of, make_guidance, prepare, start_from, train
 
 
 @pytest.mark.parametrize(
@@ -246,3 +248,51 @@ def test_a_compiled_run_is_the_eager_run():
     torch.compiler.reset()
     for a, b in curves_of("mean_flow", steps=3):
         assert a == pytest.approx(b, rel=1e-4)
+
+
+# teachers and starts that mean something else
+
+
+def test_a_teacher_of_another_path_is_rematched_and_does_not_start_the_student(tmp_path):
+    """The velocity that a linear teacher has on EDM's path is the world's: x_n = k x_o at equal signal-to-noise ratio."""
+    folder = str(tmp_path / "teacher")
+    train(config_for(recipe="flow_matching"), folder)
+    parts = prepare(config_for(recipe="consistency_distillation", teacher=folder))
+    taught = checkpoint.load(folder).flow_map
+    assert parts.about["start"] is None
+    assert parts.teacher is not None
+    assert parts.teacher.interpolant == parts.recipe.interpolant == edm()
+    s = torch.tensor([0.2, 0.5, 0.8])
+    x = torch.randn(3, *parts.data.shape)
+    sigma = edm().sigma(s)
+    shape = (-1, *[1] * (x.ndim - 1))
+    t, k = (sigma / (1 + sigma)), (1 + sigma).reshape(shape)
+    noise = x / k + (1 - t.reshape(shape)) * taught.velocity(
+        x / k, t
+    )  # linear path: eps = x + (1 - t) v
+    expected = edm().dsigma(s).reshape(shape) * noise
+    torch.testing.assert_close(parts.teacher.velocity(x, s), expected, rtol=1e-4, atol=1e-4)
+    fresh = prepare(config_for(recipe="improved_consistency_training")).flow_map
+    assert all(map(torch.equal, parts.flow_map.parameters(), fresh.parameters()))
+    config = config_for(recipe="consistency_distillation", teacher=folder)
+    assert train(config, tmp_path / "cd").step == 3
+    longer = config.model_copy(update={"run": config.run.model_copy(update={"steps": 4})})
+    assert (
+        train(longer, tmp_path / "cd", resume=True).step == 4
+    )  # its teacher is rebuilt, not stored
+
+
+def test_weights_that_mean_something_else_are_refused(tmp_path):
+    folder = str(tmp_path / "fm")
+    train(config_for(recipe="flow_matching"), folder)
+    with pytest.raises(CheckpointError, match=r"trained on linear\(\), read as Average.*on edm\("):
+        prepare(config_for(recipe="easy_consistency_tuning", init=folder))
+    net = checkpoint.load(folder).flow_map.net
+    with pytest.raises(CheckpointError, match="read as Denoised"):  # one path, another reading
+        start_from(NetFlowMap(net, parametrization=Denoised(linear())), NetFlowMap(net), "x")
+    assert prepare(config_for(recipe="mean_flow", init=folder)).about["start"] == folder
+    stage = str(tmp_path / "ect")
+    train(config_for(recipe="easy_consistency_tuning"), stage)
+    assert (
+        prepare(config_for(recipe="truncated_consistency", teacher=stage)).about["start"] == stage
+    )

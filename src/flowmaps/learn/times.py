@@ -391,7 +391,7 @@ class Neighbours(_Legs):
 @final
 @dataclass(frozen=True)
 class GridTriple(_Legs):
-    """Three points s > w >= t of a grid of N times: s uniform, then t below it, then w between, `reach` cells from s at most (CTM)."""
+    """Three points s > w >= t of a grid of N times: s uniform, t below it, w between and at most `reach` cells from s (CTM)."""
 
     points: int = 18
     reach: int = 17

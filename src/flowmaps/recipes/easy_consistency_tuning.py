@@ -1,8 +1,8 @@
 """Easy consistency tuning, ECT (Geng et al. 2024, arXiv:2406.14548): from denoising to consistency by shrinking the step.
 
-Starts as denoising (w = 0) and halves the gap to w in every stage; start it from a diffusion model (`--init`). The loss is the
-norm of the difference (c = 1e-8 keeps its gradient finite), weighted by one over the step of noise (`weight="leg"`, CIFAR-10)
-or by EDM's weight (`weight="snr"`, the released code). Deviations: none known (dropout is the network's).
+Starts as denoising (w = 0), its own diffusion pre-training, and shrinks the gap to w in every stage. The loss is the norm of
+the difference (c = 1e-8 keeps its gradient finite), weighted by one over the step of noise (`weight="leg"`) or by EDM's weight
+(`weight="snr"`, the released code). Deviations: none known (dropout is the network's).
 """
 
 from typing import Literal

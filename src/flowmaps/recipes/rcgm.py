@@ -1,8 +1,8 @@
 """RCGM, recursive consistent generation (Sun & Lin 2025; code in arXiv:2512.05150): one short leg and N frozen ones.
 
-By the authors' code beside TwinFlow. The short leg, 0.01 long, follows the conditional velocity; the average makes the other `legs`, equal in time. g is clipped at 1
-per coordinate. Defaults are those of the tutorial in TwinFlow's repository: order 2, decay 0.99, uniform sources, uniform
-targets below them. Deviations: the average has no warm-up but the trainer's; guidance is `Recipe.guidance`.
+By the authors' tutorial in TwinFlow's repository. The short leg, 0.01 long, follows the conditional velocity, the average makes
+the other `legs`, equal in time; g is clipped at 1 per coordinate. Sources are uniform, targets uniform below them.
+Deviations: the average's decay has the trainer's warm-up, not its own; guidance is `Recipe.guidance`.
 """
 
 from ..learn.legs import ShortLeg

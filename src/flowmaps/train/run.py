@@ -97,7 +97,7 @@ class Config(_Model):
     guidance: GuidanceConfig | None = None
     """Guidance folded into the map; none by default."""
     teacher: str | None = None
-    """Checkpoint of the teacher, for recipes that distil; the student starts at its weights."""
+    """Checkpoint of the teacher, for recipes that distil; the student starts at its weights if they mean the same to it."""
     init: str | None = None
     """Checkpoint whose weights the student starts from; by default the teacher's, if there is one."""
     run: Run = Run()  # pyright: ignore[reportCallIssue]  # every field has a default

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from ..core.flow_map import FlowMap, NetFlowMap
+from ..core.flow_map import FlowMap, NetFlowMap, rematch
 from ..data import Data
 from ..data import load as load_data
 from ..errors import CheckpointError, RecipeError
@@ -59,10 +59,9 @@ def prepare(config: Config) -> Prepared:
         flow_map = NetFlowMap(
             build(net), recipe.interpolant, recipe.parametrization, local=recipe.local
         )
-    teacher = _teacher(recipe, config)
-    start = config.init or config.teacher
-    if start is not None:
-        start_from(flow_map, checkpoint.load(start).flow_map, start)
+    taught = _teacher(recipe, config)
+    start = _start(flow_map, taught, config)
+    teacher = None if taught is None else rematch(taught, recipe.interpolant)
     about = {
         "flow_map": checkpoint.describe_map(flow_map, net),
         "recipe": {"name": recipe.name, "set": config.set, "value": repr(recipe)},
@@ -73,6 +72,7 @@ def prepare(config: Config) -> Prepared:
             "classes": list(classes),
         },
         "config": config.model_dump(mode="json"),
+        "start": start,
     }
     return Prepared(recipe, flow_map, data, teacher, about)
 
@@ -97,12 +97,39 @@ def _teacher(recipe: Recipe, config: Config) -> FlowMap | None:
     return checkpoint.load(config.teacher).flow_map
 
 
+def _start(flow_map: NetFlowMap, taught: FlowMap | None, config: Config) -> str | None:
+    """Start the student where the configuration says, and tell where that is; None is a fresh start.
+
+    A teacher on another path, or read in another way, teaches all the same, but its weights mean nothing to the student.
+    """
+    if config.init is not None:
+        start_from(flow_map, checkpoint.load(config.init).flow_map, config.init)
+    elif taught is not None and _meaning(taught) == _meaning(flow_map):
+        assert config.teacher is not None  # _teacher loaded it from there
+        start_from(flow_map, taught, config.teacher)
+        return config.teacher
+    return config.init
+
+
+def _meaning(flow_map: nn.Module) -> tuple[Any, ...]:
+    """What a network's output is: the path that it lives on and the parametrization that reads it."""
+    parametrization = getattr(flow_map, "parametrization", None)
+    return getattr(flow_map, "interpolant", None), parametrization
+
+
 def start_from(student: nn.Module, source: nn.Module, name: str) -> None:
     """Copy the weights of `source`; what the student has beyond it (a guidance scale) stays zero at its anchor.
 
     Raises:
-        CheckpointError: If the shapes differ or weights are missing.
+        CheckpointError: If the shapes differ, weights are missing, or the same weights would be another map.
     """
+    (path, read), (own_path, own_read) = _meaning(source), _meaning(student)
+    if (path, read) != (own_path, own_read):
+        raise CheckpointError(
+            f"the weights of {name} were trained on {path}, read as {type(read).__name__}; the student lives on {own_path}, "
+            f"read as {type(own_read).__name__}, where they would be another map: start from a run of the same path and "
+            "parametrization, or leave --init out"
+        )
     weights, own = source.state_dict(), student.state_dict()
     missing = [key for key in own if key not in weights and ".scale." not in key]
     odd = [key for key in weights if key not in own or own[key].shape != weights[key].shape]
