@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "score samples: Frechet and kernel distance, precision, recall, classes",
     "audit": "is this map right? residuals over every source and target",
     "recipes": "the methods that can be trained",
+    "pairs": "store a model's trajectories, to learn a map from them",
     "cite": "BibTeX of a method",
     "arena": "recipes on equal terms: same network, data and compute, over seeds",
     "demo": "all of the above on scikit-learn's digits, in a few minutes",

@@ -9,6 +9,7 @@ from pathlib import Path
 from flowmaps.data.base import Data
 from flowmaps.data.idx import has_idx, idx_data
 from flowmaps.data.images import folder_data
+from flowmaps.data.pairs import Accompanied, read_pairs
 from flowmaps.data.sets import Ask, loaders
 from flowmaps.errors import DataError
 
@@ -25,7 +26,8 @@ def load(
 
     Args:
         name_or_path: One of [`names`][flowmaps.data.names], or a folder: with IDX files (MNIST's
-            layout), or with images (sub-folders are the classes).
+            layout), or with images (sub-folders are the classes). "NAME+pairs:FOLDER" puts stored
+            trajectories beside it.
         size: Side of the images in pixels; None keeps the size they come in.
         split: "train", "test", or what the source calls it.
         seed: Names the draw, for the toys; stored data do not depend on it.
@@ -44,17 +46,21 @@ def load(
     if size is not None and size < 1:
         raise DataError(f"expected size >= 1 pixel; got {size}; leave it out or enlarge it")
     name = os.fspath(name_or_path)
+    main, beside, folder = name.partition("+pairs:")
+    if beside:
+        data = load(main, size=size, split=split, seed=seed)
+        return Accompanied(data, read_pairs(Path(folder).expanduser(), f"pairs:{folder}"))
     known, head = loaders(), name.partition(":")[0] + ":"
     if name in known:
         return known[name](Ask(name, "", size, split, seed))
     if head in known and name != head:
         return known[head](Ask(name, name[len(head) :], size, split, seed))
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
+    place = Path(name).expanduser()
+    if not place.is_dir():
         raise _unknown(name)
-    if has_idx(folder):
-        return idx_data(folder, name=folder.name, split=split, size=size)
-    return folder_data(folder, size=size, split=split)
+    if has_idx(place):
+        return idx_data(place, name=place.name, split=split, size=size)
+    return folder_data(place, size=size, split=split)
 
 
 def _unknown(name: str) -> DataError:

@@ -192,7 +192,7 @@ class Recipe:
             generator: CPU generator; it advances.
             cond: Conditioning, tensors with a leading B; `label` is dropped and `scale` drawn if the recipe is guided.
             progress: Share of the run that is done, in [0, 1].
-            stored: The trajectories that end in `x_0`, if the data set has them; their noise takes the place of drawn noise.
+            stored: Trajectories of the data set, if it has them.
 
         Raises:
             RecipeError: If a term needs stored trajectories and there are none.
@@ -204,7 +204,7 @@ class Recipe:
             rows = torch.arange(offset, offset + count) % len(x_0)
             offset += count
             part = {key: value[rows] for key, value in (cond or {}).items()}
-            path = None if stored is None else replace(stored, points=stored.points[rows])
+            path = None if stored is None else stored.rows(rows)
             drawn.append(self._points(term, x_0[rows], part, generator, progress, path))
         return tuple(drawn)
 
@@ -224,26 +224,32 @@ class Recipe:
         if floor:
             s, w, t = s.clamp(min=floor), w.clamp(min=floor), t.clamp(min=floor)
         eps = torch.randn(x_0.shape, generator=generator)
-        full = self.interpolant.sigma(torch.ones(()))
-        if stored is not None:
-            eps = stored.points[:, 0] / full
-        end: Tensor | None = None
+        if stored is not None and stored.labels is not None and isinstance(term.state, Stored):
+            cond = cond | {"label": stored.labels} if "label" in cond else cond
+        x, v, end, times = self._place(term, x_0, eps, Times(s, w, t), stored)
+        scale: Tensor | None = None
+        if self.guidance is not None:
+            cond, scale = self.guidance.draw(cond, len(x_0), generator)
+        progressed = torch.tensor(progress)
+        return Points(x, v, times, cond, progressed, scale, _peek(generator), end)
+
+    def _place(
+        self, term: Term, x_0: Tensor, eps: Tensor, times: Times, stored: Trajectories | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Times]:
+        """Points, their conditional velocity, the end of their trajectory, and their times."""
         if isinstance(term.state, Stored):
             if stored is None:
                 raise RecipeError(
                     f"recipe {self.name!r} reads stored trajectories: make them with flowmaps pairs, give data 'pairs:DIR'"
                 )
-            x, end, (s, w, t) = stored.at(Times(s, w, t))
-            v = torch.zeros_like(x)
-        elif term.state is not None:
-            x, v = full * eps, torch.zeros_like(eps)
-        else:
-            x, v = self.interpolant.sample(x_0, eps, s)
-        scale: Tensor | None = None
-        if self.guidance is not None:
-            cond, scale = self.guidance.draw(cond, len(x_0), generator)
-        progressed = torch.tensor(progress)
-        return Points(x, v, Times(s, w, t), cond, progressed, scale, _peek(generator), end)
+            x, end, times = stored.at(times)
+            return x, torch.zeros_like(x), end, times
+        full = self.interpolant.sigma(torch.ones(()))
+        if stored is not None and stored.coupled:
+            eps = stored.points[:, 0] / full
+        if term.state is not None:
+            return full * eps, torch.zeros_like(eps), None, times
+        return *self.interpolant.sample(x_0, eps, times.s), None, times
 
 
 def _peek(generator: Generator) -> Tensor:

@@ -207,6 +207,8 @@ class Trajectories:
     Attributes:
         points: (B, K, *D), from noise to data.
         times: Their times (K,), decreasing from 1.
+        labels: Their classes (B,), if the model was conditioned on them.
+        coupled: Whether they end in the rows of data that are drawn with them, whose noise is theirs then.
 
     Raises:
         RecipeError: If the times are not such, or not as many as points.
@@ -214,6 +216,8 @@ class Trajectories:
 
     points: Tensor
     times: Tensor
+    labels: Tensor | None = None
+    coupled: bool = True
 
     def __post_init__(self) -> None:
         falling = bool((self.times.diff() < 0).all()) and bool(self.times[0] == 1)
@@ -222,6 +226,11 @@ class Trajectories:
                 f"trajectories are (B, K, *D) at K >= 2 times that fall from 1; got {tuple(self.points.shape)} at "
                 f"{self.times.tolist()}"
             )
+
+    def rows(self, index: Tensor) -> "Trajectories":
+        """Some of the rows."""
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, points=self.points[index], labels=labels)
 
     def at(self, times: Times) -> tuple[Tensor, Tensor, Times]:
         """The points at the stored times nearest to s and t, these kept apart, and those times; w moves along."""

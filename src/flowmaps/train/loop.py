@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from ..core.autodiff import compiled
 from ..core.flow_map import FlowMap, NetFlowMap
+from ..data.pairs import Accompanied, PairData
 from ..errors import CheckpointError, DataError, TrainingError
 from ..learn.masks import random_layers, shared_masks
 from ..learn.objective import Loss, Objective, Points, Recipe, Term, move, shard
+from ..learn.states import Trajectories
 from ..learn.weights import LearnedLogVar
 from . import checkpoint
 from .distributed import Group, join
@@ -256,8 +258,14 @@ class _Loop:
     def draw(self, progress: float) -> tuple[Points, ...]:
         """The points of this process for this step, on its device."""
         state = self.state
-        x_0, labels = self.data.batch(self.order(state.step))
+        index = self.order(state.step)
+        x_0, labels = self.data.batch(index)
+        stored = self._trajectories(index)
         if self.run.flip:
+            if stored is not None:
+                raise DataError(
+                    "flip would take samples off their stored trajectories; leave it out"
+                )
             if x_0.ndim != 4:
                 raise DataError(
                     f"flip mirrors images (C, H, W); got samples of shape {tuple(x_0.shape[1:])}"
@@ -266,10 +274,19 @@ class _Loop:
             x_0 = torch.where(mirrored.reshape(-1, *(1,) * (x_0.ndim - 1)), x_0.flip(-1), x_0)
         labelled = labels is not None and state.about["data"]["classes"]
         cond = {"label": labels} if labelled and labels is not None else {}
-        drawn = self.recipe.draw(x_0, state.generator, cond, progress)
+        drawn = self.recipe.draw(x_0, state.generator, cond, progress, stored)
         if self.group.world > 1:
             drawn = tuple(shard(points, self.group.rank, self.group.world) for points in drawn)
         return tuple(move(points, self.choice.device) for points in drawn)
+
+    def _trajectories(self, index: Tensor) -> Trajectories | None:
+        """Those that the data consist of, or those beside them, which are shuffled on their own."""
+        if isinstance(self.data, PairData):
+            return Trajectories(*self.data.trajectory(index))
+        if isinstance(self.data, Accompanied):
+            rows = _shuffle(len(self.data.side), self.run)(self.state.step)
+            return Trajectories(*self.data.side.trajectory(rows), coupled=False)
+        return None
 
     def _try_eagerly(self, drawn: tuple[Points, ...]) -> None:
         """Once before it is compiled: a compiled loss cannot look for the operations whose derivatives are wrong."""
@@ -381,6 +398,7 @@ def _explain(objective: Objective, drawn: tuple[Points, ...]) -> str:
 
 def _rows(objective: Objective, term: Term, b: Points) -> Tensor:
     """The weighted loss of every row (B,)."""
+    b = objective.prepared(term, b)
     row = term.per_row(*term.rule(objective.student, b, objective), b)
     if isinstance(term.weight, LearnedLogVar):
         return row + objective.logvar(b.times.s, b.times.t) if objective.logvar is not None else row
