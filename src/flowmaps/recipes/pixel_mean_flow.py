@@ -55,4 +55,5 @@ def pixel_mean_flow(
         cite=("lu2026pmf",),
         terms=terms,
         parametrization=Denoised(linear(), "x0"),
+        status="exact",
     )

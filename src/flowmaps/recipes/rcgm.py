@@ -18,4 +18,4 @@ def rcgm(legs: int = 2, length: float = 0.01, ema: float = 0.99, clip: float = 1
         times=FixedLeg(Downwards(), length),
         tangent=Clip(clip),
     )
-    return Recipe(name="rcgm", cite=("sun2025rcgm",), terms=(term,), ema_target=ema)
+    return Recipe(name="rcgm", cite=("sun2025rcgm",), terms=(term,), ema_target=ema, status="exact")

@@ -41,4 +41,5 @@ def rectified_mean_flow(
             ),
             Term(rule=Eulerian(), times=jumps, share=1 - diagonal, metric=metric, state=pairs),
         ),
+        status="exact",
     )
