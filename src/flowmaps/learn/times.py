@@ -269,7 +269,7 @@ class FirstLeg(_Legs):
     def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
         s, _, t = self.law(n, generator, progress)
         gamma = self.share if isinstance(self.share, float) else self.share(torch.tensor(progress))
-        return Times(s, s + gamma * (t - s), t)
+        return Times(s, torch.lerp(s, t, gamma), t)  # exactly s at 0 and t at 1
 
 
 @final
@@ -282,7 +282,8 @@ class FixedLeg(_Legs):
 
     def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
         s, _, t = self.law(n, generator, progress)
-        return Times(s, s + (t - s).clamp(-self.length, self.length), t)
+        gap = t - s
+        return Times(s, torch.where(gap.abs() < self.length, t, s + gap.sign() * self.length), t)
 
 
 @final
