@@ -83,9 +83,14 @@ def test_recipes_as_json(call) -> None:
     cards = {card["name"]: card for card in json.loads(said)}
     assert set(cards) == set(all_recipes())
     keys = {"name", "year", "authors", "title", "paper", "rules", "velocity_from", "teacher", "jvp"}
-    assert all(
-        keys | {"jumps", "status", "cite", "summary", "arguments"} == set(c) for c in cards.values()
-    )
+    keys |= {"jumps", "status", "cite", "summary", "arguments"}
+    keys |= {"where", "points", "cost", "calls", "deviations"}
+    assert all(keys == set(c) for c in cards.values())
+    assert all(c["cost"] >= 3 and c["deviations"] and c["calls"] for c in cards.values())
+    assert cards["mean_flow"]["where"] == "Algorithm 1, eq. 22"
+    assert cards["cmt"]["points"] == ["trajectory"]
+    assert cards["boot"]["points"] == ["prior"]
+    assert cards["lmd"]["calls"] == {"student JB": 1, "teacher FB": 1}
     assert cards["emd"]["teacher"]
     assert cards["emd"]["jvp"]
     assert not cards["flow_matching"]["jumps"]

@@ -7,11 +7,15 @@ Examples:
   flowmaps cite lsd                    its BibTeX
 
 velocity from: data (of the samples themselves), self (the model's own), ema (its average), teacher (a trained model).
-jvp: training differentiates the network in forward mode. Methods whose only rule is diagonal learn a velocity: they need a
-solver to sample, and serve as teachers.
+In brackets where the points come from, if not from data: prior (pure noise), trajectory (of the teacher), coupled (pairs that
+it makes), on-policy (the model's own), stored.
+jvp: training differentiates the network in forward mode.
+cost: forward passes per training sample, counted by running the loss (forward and backward 3, derivative 1 more, backward
+through it 6 in all). Methods whose only rule is diagonal learn a velocity: they need a solver to sample, and serve as teachers.
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, final
@@ -43,14 +47,19 @@ class Card:
     authors: str
     title: str
     paper: str
+    where: str
     rules: tuple[str, ...]
     velocity_from: tuple[str, ...]
+    points: tuple[str, ...]
     teacher: bool
     jvp: bool
     jumps: bool
+    cost: float
+    calls: dict[str, float]
     status: str
     cite: tuple[str, ...]
     summary: str
+    deviations: str
     arguments: dict[str, Any]
 
 
@@ -71,17 +80,21 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-HEAD = ("name", "year", "paper", "rules", "velocity from", "teacher", "jvp", "status")
+HEAD = ("name", "year", "arXiv", "rules", "velocity from (points)", "jvp", "cost", "status")
 
 
 def _row(c: Card) -> list[str]:
-    marks = ["yes" if flag else "-" for flag in (c.teacher, c.jvp)]
-    texts = (c.name, str(c.year or ""), c.paper, ", ".join(c.rules), ", ".join(c.velocity_from))
-    return [*texts, *marks, c.status]
+    paper = re.sub(r"^arXiv:|^https?://|(?<=[a-z])/.*$", "", c.paper)
+    places = ", ".join(c.points)
+    sources = ", ".join(c.velocity_from) + f" ({places})" * (places != "data")
+    texts = (c.name, str(c.year or ""), paper, ", ".join(c.rules), sources)
+    return [*texts, "yes" if c.jvp else "-", f"{c.cost:.3g}", c.status]
 
 
 def card(factory: "Callable[..., Recipe]") -> Card:
     """The card of a recipe, from its value, its signature and its paper's entry."""
+    from ..learn.cost import count, fpe
+
     recipe = factory()
     paper = references().get(recipe.cite[0]) if recipe.cite else None
     rules = [type(term.rule).__name__.removesuffix("Rule").lower() for term in recipe.terms]
@@ -92,18 +105,23 @@ def card(factory: "Callable[..., Recipe]") -> Card:
         authors=paper.authors if paper else "",
         title=paper.title if paper else "",
         paper=paper.paper if paper else "",
+        where=_where(about),
         rules=tuple(dict.fromkeys(rules)),
         velocity_from=_sources(recipe),
+        points=_points(recipe),
         teacher=recipe.needs_teacher,
         jvp=recipe.needs_jvp,
         jumps=not recipe.local,
+        cost=fpe(recipe),
+        calls=count(recipe).calls,
         status=recipe.status,
         cite=recipe.cite,
         summary=" ".join(about.partition("\n\n")[0].split()),
+        deviations=" ".join(about.partition("Deviations: ")[2].split()),
         arguments={
             name: argument.default
             if isinstance(argument.default, int | float | str | None)
-            else repr(argument.default)
+            else getattr(argument.default, "name", None) or repr(argument.default)
             for name, argument in inspect.signature(factory).parameters.items()
         },
     )
@@ -112,3 +130,24 @@ def card(factory: "Callable[..., Recipe]") -> Card:
 def _sources(recipe: "Recipe") -> tuple[str, ...]:
     order = ("conditional", "self", "ema", "teacher")
     return tuple("data" if s == "conditional" else s for s in order if s in recipe.sources)
+
+
+def _points(recipe: "Recipe") -> tuple[str, ...]:
+    """Where the points of the terms come from."""
+    states = [term.state for term in recipe.terms]
+    names = [
+        re.sub(r"(?<!^)([A-Z])", r"-\1", type(s).__name__).lower() if s else "data" for s in states
+    ]
+    return tuple(dict.fromkeys(names))
+
+
+def _where(about: str) -> str:
+    """What a docstring names of its paper: equations, algorithms, sections, in its first paragraph.
+
+    Example:
+        >>> _where("MeanFlow (Geng et al. 2025, arXiv:2505.13447), Algorithm 1, eq. 22: learned from data.")
+        'Algorithm 1, eq. 22'
+    """
+    first = " ".join(about.partition("\n\n")[0].split())
+    part = r"(?:[Aa]lgorithms? \d+|eqs?\. [\d\- and,]*\d|sec(?:s|tions?)?\.? [\d.]*\d|[Pp]roposition \d+|appendix(?: [A-Z])?)"
+    return ", ".join(re.findall(part, first))

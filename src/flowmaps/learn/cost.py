@@ -30,7 +30,8 @@ from .states import Trajectories
 UNITS: dict[str, float] = {"F": 1, "J": 2, "FB": 3, "JF": 4, "JB": 6}
 """Forward-pass equivalents of every kind of call."""
 
-_MOMENTS = (0.1, 0.3, 0.5, 0.7, 0.9)
+_FIRST = (0.0, 0.5, 1.0)
+_ALL = tuple((i + 0.5) / 20 for i in range(20))  # if the cost changes in the course of a run
 _ROWS, _CALLS = 16, 1024
 
 
@@ -82,13 +83,15 @@ def _count(recipe: Recipe) -> Cost:
     terms: dict[str, float] = {}
     for term in recipe.terms:
         alone = replace(recipe, terms=(replace(term, share=1.0),))
-        of_term: Counter[str] = Counter()
-        for progress in _MOMENTS:
-            of_term.update(_calls(alone, progress))
-        for kind, number in of_term.items():
-            calls[kind] += term.share * number / len(_MOMENTS)
-        units = sum(UNITS[kind.split()[1]] * number for kind, number in of_term.items())
-        terms[term.label] = term.share * units / len(_MOMENTS)
+        seen = [_calls(alone, progress) for progress in _FIRST]
+        if any(found != seen[0] for found in seen):
+            seen = [_calls(alone, progress) for progress in _ALL]
+        units = 0.0
+        for found in seen:
+            for kind, number in found.items():
+                calls[kind] += term.share * number / len(seen)
+                units += UNITS[kind.split()[1]] * number / len(seen)
+        terms[term.label] = term.share * units
     return Cost({kind: round(number, 6) for kind, number in sorted(calls.items())}, terms)
 
 

@@ -103,6 +103,7 @@ class Moments:
     """
 
     floor: float = 1e-2
+    velocity: ClassVar[VelocitySource] = "conditional"
 
     def __call__(self, f: FlowMap, b: Points, models: Models) -> tuple[Tensor, Tensor]:
         s, w, t = b.times
