@@ -177,13 +177,16 @@ def test_boundary_is_its_published_formula(gen) -> None:
     sigma = (80 * S)[:, None]
     skip = 0.6**2 / ((sigma - 0.01) ** 2 + 0.6**2)
     push = (sigma - 0.01) * 0.6 / (sigma**2 + 0.6**2).sqrt()
-    end = Boundary(path, 0.6, 0.01).endpoint(out, x, S, torch.zeros_like(S))
+    end = Boundary(path, 0.6, 0.01).endpoint(out, x, S, torch.full_like(S, 0.01 / 80))
     small(end - skip * x - push * out, end, 1e-12)
     for path in (interpolant.ve(), interpolant.linear(), interpolant.vp()):
         low = path.time_at(-torch.tensor(0.01).double().log()).repeat(5)
-        end = Boundary(path, 0.6, 0.01).endpoint(out, x, low, torch.zeros_like(low))
-        # sigma - sigma_min cancels, then the noise is divided by 0.01
-        small(end - x / path.alpha(low)[:, None], x, 1e-8)
+        near = 0.5 * low  # towards the data the line goes on, at the noise of the network
+        end = Boundary(path, 0.6, 0.01).endpoint(out, x, low, near)
+        eps = -(0.6 / (0.01**2 + 0.6**2) ** 0.5) * out
+        data = x / path.alpha(low)[:, None] - 0.01 * eps
+        line = path.at(near, x)
+        small(end - line.alpha * data - line.sigma * eps, x, 1e-8)
 
 
 def test_parametrizations_survive_a_checkpoint(path) -> None:

@@ -118,10 +118,12 @@ class EDMTwoTime:
 class Boundary:
     r"""Consistency models' boundary condition (Song et al. 2023, arXiv:2303.01469, appendix C).
 
-    The denoised field is $\hat x = c_{skip}(\sigma) y + c_{out}(\sigma) F$ with $y = x/\alpha_s$,
+    The point at noise level $\sigma_{min}$ is $f = c_{skip}(\sigma) y + c_{out}(\sigma) F$ with $y = x/\alpha_s$,
     $\sigma = \sigma_s/\alpha_s$, $c_{skip} = \sigma_d^2/((\sigma-\sigma_{min})^2+\sigma_d^2)$ and
     $c_{out} = (\sigma-\sigma_{min})\sigma_d/\sqrt{\sigma^2+\sigma_d^2}$: the identity at $\sigma_{min}$.
-    Targets t > 0 are reached by the DDIM step with $\hat x$.
+    Other targets lie on the DDIM step through y and f, whose noise is
+    $\hat\varepsilon = (y-f)/(\sigma-\sigma_{min}) = (\sigma-\sigma_{min})y/((\sigma-\sigma_{min})^2+\sigma_d^2)
+    - \sigma_d F/\sqrt{\sigma^2+\sigma_d^2}$.
     """
 
     interpolant: Interpolant
@@ -141,10 +143,10 @@ class Boundary:
         c = self.interpolant.at(s, x)
         # numerators and denominators times alpha: finite in pure noise, where sigma / alpha is not
         shifted, data = c.sigma - self.sigma_min * c.alpha, self.sigma_data * c.alpha
-        skip = c.alpha * self.sigma_data**2 / (shifted.square() + data.square())
-        push = shifted * self.sigma_data / torch.hypot(c.sigma, data)
-        x_0 = skip * x + push * out
-        return x_0, (x - c.alpha * x_0) / c.sigma
+        near, far = shifted.square() + data.square(), torch.hypot(c.sigma, data)
+        point = (c.alpha * self.sigma_data**2 / near) * x + (shifted * self.sigma_data / far) * out
+        eps = (shifted / near) * x - (data / far) * out
+        return point - self.sigma_min * eps, eps
 
 
 def trig_two_time(sigma_data: float = 1.0) -> EDMTwoTime:
