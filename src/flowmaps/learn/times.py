@@ -268,7 +268,7 @@ class FirstLeg(_Legs):
 
     def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
         s, _, t = self.law(n, generator, progress)
-        gamma = self.share if isinstance(self.share, float) else self.share(torch.tensor(progress))
+        gamma = self.share(torch.tensor(progress)) if callable(self.share) else self.share
         return Times(s, torch.lerp(s, t, gamma), t)  # exactly s at 0 and t at 1
 
 

@@ -5,6 +5,8 @@ batch sits at the cut, where the teacher is the target (weight 0.1), the rest ab
 Deviations: stages of the shrinking step run over stage 2 as they do in ECT, which the authors resume at stage 1's last.
 """
 
+from dataclasses import replace
+
 from ..core.interpolant import edm
 from ..core.parametrization import Boundary
 from ..learn.legs import ShortLeg
@@ -25,26 +27,27 @@ def truncated_consistency(
     rule = ShortLeg(leg="path", form="velocity", below="teacher", boundary=cut)
     above = NoiseLevel(0.0, 0.2, low=cut, freedom=0.01)
     at = NoiseLevel(0.0, 0.2, low=cut, high=cut)
-    parts = {"rule": rule, "space": AtData(path), "metric": Huber(c), "weight": PerLeg()}
+    inside = Term(
+        rule=rule,
+        times=Tuning(above, stages, limit=0.999),
+        share=1 - boundary,
+        space=AtData(path),
+        metric=Huber(c),
+        weight=PerLeg(),
+        scale=1 / (1 - boundary),
+        name="above",
+    )
+    cut_off = replace(
+        inside,
+        times=Tuning(at, stages, limit=0.999),
+        share=boundary,
+        scale=scale / boundary,
+        name="boundary",
+    )
     return Recipe(
         name="truncated_consistency",
         cite=("lee2024tcm",),
-        terms=(
-            Term(
-                name="above",
-                times=Tuning(above, stages, limit=0.999),
-                share=1 - boundary,
-                scale=1 / (1 - boundary),
-                **parts,
-            ),
-            Term(
-                name="boundary",
-                times=Tuning(at, stages, limit=0.999),
-                share=boundary,
-                scale=scale / boundary,
-                **parts,
-            ),
-        ),
+        terms=(inside, cut_off),
         interpolant=path,
         parametrization=Boundary(path),
     )

@@ -42,7 +42,9 @@ STANDARD_ERRORS = 5.0
 """Bound on the mean gradient at the exact map: with 40 batches Student's t exceeds it once in 80,000 exams."""
 
 FALL = 1.7
-"""By how much halved steps must lessen the mean gradient of a method that steps; first order gives 2, second 4."""
+"""By how much halved steps must lessen the mean gradient of a method that steps; first order gives 2, second 4.
+
+To the power of the rule's `fall`, where its error carries the length of its step: then even a wrong one's lessens."""
 
 
 @final
@@ -158,10 +160,13 @@ def refined_stationarity(recipe: Recipe, seed: int = 0) -> tuple[float, tuple[fl
     """`stationarity`, with steps 1, 2 and 4 times finer until it holds.
 
     Returns:
-        The drift, 0 if the gradient fell by FALL with both refinements, and the norms of the mean gradients.
+        The drift, 0 if the gradient fell by FALL (to the power of the rule's `fall`) with both refinements, and the norms of
+        the mean gradients.
     """
     mean, error = _gradient(recipe, Generator().manual_seed(seed), 40, 256)
     drift, norms = mean / error, [mean]
+    # an error that carries the length of its step falls with it, right or wrong: what is right falls faster
+    power = max(getattr(term.rule, "fall", 1) for term in recipe.terms)
     # where noise is no matter, a few batches tell the bias
     batches = 40 if drift < 10 * STANDARD_ERRORS else 8
     for factor in (2, 4):
@@ -171,7 +176,7 @@ def refined_stationarity(recipe: Recipe, seed: int = 0) -> tuple[float, tuple[fl
         mean, error = _gradient(finer_recipe, Generator().manual_seed(seed), batches, 256)
         drift = mean / error
         norms.append(mean)
-        if mean > norms[-2] / FALL:
+        if mean > norms[-2] / FALL**power:
             return drift, tuple(norms)
     return (drift if drift <= STANDARD_ERRORS else 0.0), tuple(norms)
 
