@@ -1,8 +1,8 @@
 """Progressive self-distillation (Boffi et al. 2025, arXiv:2505.18825), sec. 3.3: one jump is two; no JVP at all.
 
 `split="uniform"` is PSD-U, `split="midpoint"` PSD-M, in the preconditioned (mean-velocity) form. `anchor="teacher"` takes the
-diagonal from a teacher instead of from data, and `channels=0` drops the learned weight: SplitMeanFlow (Guo et al. 2025,
-arXiv:2507.16884). Additions, off by default: `starts` and `ends`, as in `lmd`. Deviations: none known.
+diagonal from a teacher instead of from data, and `channels=0` drops the learned weight: both make it `split_mean_flow`
+(Guo et al. 2025, arXiv:2507.16884) with a longer diagonal. Additions, off by default: `starts` and `ends`, as in `lmd`. Deviations: none known.
 """
 
 from typing import Literal
