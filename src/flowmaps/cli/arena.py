@@ -9,7 +9,8 @@ Examples:
 
 The budget of a run is in million forward-pass equivalents (a forward pass 1, forward and backward 3) times samples, so that it
 does not depend on what else the machine does. Recipes that learn from a teacher get the rest of their budget after a flow
-matching teacher, one per seed, took its share, and start at its weights; the others start from scratch.
+matching teacher, one per seed, took its share, and start at its weights if they mean the same to them; the others start from
+scratch. Recipes with stored=true learn from 5,000 trajectories of the teacher, which they pay for too.
 
 The same command again goes on where an earlier one stopped: run by run, more recipes and seeds are welcome, other terms are not.
 Writes arena.html with its pictures, arena.json, and a folder for every run.

@@ -75,6 +75,13 @@ class Standing:
     step_seconds: float
     seconds: float
 
+    @property
+    def start(self) -> str:
+        """Where the runs began, and whether a teacher that they do not start from taught them."""
+        if self.first.get("copied"):
+            return "teacher"
+        return "taught" if self.first["taught"] else "scratch"
+
     def score(self, name: str, steps: int, sampler: str = "jump") -> Mean | None:
         """A score, if some run has it."""
         return self.scores.get((sampler, steps), {}).get(name)
@@ -91,6 +98,7 @@ class Standing:
         return {
             "label": self.label,
             **{key: self.first[key] for key in keys},
+            "start": self.start,
             "seeds": self.seeds,
             "failed": list(self.errors),
             "scores": rows,
@@ -182,7 +190,7 @@ def cells(one: Standing, name: str) -> list[str]:
     failed = f", {len(one.errors)} failed" * bool(one.errors)
     return [
         one.label,
-        "teacher" if one.first["taught"] else "scratch",
+        one.start,
         *("" if mean is None else str(mean) for mean in at),
         *(_number(v) for v in (one.cost, one.steps, 1e3 * one.step_seconds)),
         f"{_number(one.loss_spikes)} / {_number(one.norm_spikes)}",

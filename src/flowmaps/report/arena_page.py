@@ -155,7 +155,9 @@ def _ranking(
     caption = (
         f"{name} of {terms.number:,} samples from the same noise, mean ± standard error over seeds, best at one step first. "
         f"{WALK} Heun: local models only, {2 * WALK} network calls. FPE: cost of a training sample in forward-pass equivalents. "
-        f"Recipes that start from the teacher paid {terms.teacher_share:.0%} of their budget for it. Spikes, of the loss / of "
+        f"Start: from the teacher's weights; taught, by a teacher whose weights mean something else to the recipe (another path "
+        f"or parametrization), hence from scratch; or from scratch without one. A teacher was paid for with "
+        f"{terms.teacher_share:.0%} of the budget. Spikes, of the loss / of "
         f"the gradient norm: steps above {SPIKE:g} times the median of the {WINDOW} steps before."
     )
     rows = [cells(one, name) for one in found]

@@ -4,10 +4,13 @@
     DIR/runs/LABEL-SEED/result.json      a finished run: cost, curves, stability, scores; absent or complete
     DIR/runs/LABEL-SEED/samples.safetensors
     DIR/runs/teacher-SEED/checkpoints/   the teacher of a seed, for all recipes that need one
+    DIR/pairs/SEED/                      its trajectories, for recipes that learn from stored ones
 
 The budget of a run is counted in forward-pass equivalents (FPE: forward 1, forward and backward 3) times samples, which no
 busy machine changes. A recipe that learns from a teacher pays for it: a share of its budget is what the teacher was trained
-with. What is interrupted is trained anew from the start of that run; what is finished stays.
+with. It starts at the teacher's weights where they mean the same to it (one path, one parametrization), else afresh. Recipes
+set to `stored` trajectories pay for the walks too. What is interrupted is trained anew from the start of that run; what is
+finished stays.
 """
 
 import re
@@ -23,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 from ..core.solver import HEUN
+from ..data.pairs import FILE
 from ..errors import CheckpointError, RecipeError
 from ..learn.cost import fpe
 from ..learn.objective import Recipe
@@ -32,6 +36,7 @@ from . import checkpoint
 from .checkpoint import Json
 from .curves import Recorder
 from .hooks import Hook
+from .pairs import make_pairs
 from .run import Config, Run
 from .setup import train
 from .state import State
@@ -47,6 +52,9 @@ SHOWN = 40
 
 TEACHER = "teacher"
 """Label of the shared teacher's runs."""
+
+PAIRS, POINTS, PAIR_STEPS = 5000, 9, 32
+"""Stored trajectories, points kept of each, and the Heun steps that they were walked with."""
 
 Quality = Callable[[Tensor], dict[str, float]]
 """From samples (N, *D) on the CPU, in the order of the noises, to scores by name; the first one ranks."""
@@ -105,6 +113,21 @@ class Entry:
         """The recipe, as it is when it is first asked for."""
         return get(self.recipe, **self.set)
 
+    @property
+    def stored(self) -> bool:
+        """Whether it learns from stored trajectories: an argument of that name says so."""
+        return bool(self.set.get("stored"))
+
+    @property
+    def same_weights(self) -> bool:
+        """Whether the teacher's weights mean the same to it."""
+        own, other = self.value, THE_TEACHER.value
+        return (own.interpolant, own.parametrization) == (other.interpolant, other.parametrization)
+
+
+THE_TEACHER = Entry("flow_matching", {}, TEACHER)
+"""Flow matching, whatever the contestants are."""
+
 
 @final
 @dataclass(frozen=True)
@@ -137,17 +160,20 @@ class Arena:
         """
         claim(self.out, self.terms)
         for seed in range(seeds):
-            taught = any(self.taught(entry.value) for entry in entries)
-            plan = [Entry("flow_matching", {}, TEACHER)] * taught + list(entries)
+            taught = any(map(self.taught, entries))
+            plan = [THE_TEACHER] * taught + list(entries)
             for entry in plan:
                 result = self._stored(entry, seed) or self._train(entry, seed)
                 yield result
                 if result["status"] == "stopped":
                     return
 
-    def taught(self, recipe: Recipe) -> bool:
-        """Whether a recipe starts from the teacher, and pays for it."""
-        return recipe.needs_teacher or self.terms.start == "teacher"
+    def taught(self, entry: Entry) -> bool:
+        """Whether a contestant learns from the teacher or starts from it, and pays for it."""
+        if entry.label == TEACHER:
+            return False
+        wished = self.terms.start == "teacher" and entry.same_weights
+        return entry.value.needs_teacher or entry.stored or wished
 
     def folder(self, entry: Entry, seed: int) -> Path:
         """Where a run lies."""
@@ -155,28 +181,21 @@ class Arena:
 
     def config(self, entry: Entry, seed: int) -> Config:
         """The configuration of a run: steps from the budget and the recipe's cost."""
-        recipe, terms = entry.value, self.terms
-        share = 1.0
-        if entry.label == TEACHER:
-            share = terms.teacher_share
-        elif self.taught(recipe):
-            share = 1 - terms.teacher_share
-        steps = 1_000_000
-        if terms.budget is not None:
-            steps = max(1, round(share * terms.budget * 1e6 / (fpe(recipe) * terms.batch)))
-        teacher = str(self.folder(Entry("flow_matching", {}, TEACHER), seed))
-        taught = self.taught(recipe) and entry.label != TEACHER
+        terms, taught = self.terms, self.taught(entry)
+        teacher = str(self.folder(THE_TEACHER, seed)) if taught else None
+        copied = taught and entry.same_weights and not entry.value.needs_teacher
+        seconds = None if terms.seconds is None else self._share(entry) * terms.seconds
         return Config(  # pyright: ignore[reportCallIssue]  # every field has a default
             recipe=entry.recipe,
             set=dict(entry.set),
-            data=terms.data,
+            data=f"pairs:{self._pairs(seed)}" if entry.stored else terms.data,
             net=terms.net,
             labels=terms.labels,
-            teacher=teacher if taught and recipe.needs_teacher else None,
-            init=teacher if taught else None,
+            teacher=teacher if entry.value.needs_teacher else None,
+            init=teacher if copied else None,
             run=Run(  # pyright: ignore[reportCallIssue]
-                steps=steps,
-                seconds=None if terms.seconds is None else share * terms.seconds,
+                steps=self._steps(entry),
+                seconds=seconds,
                 seed=seed,
                 batch=terms.batch,
                 lr=terms.lr,
@@ -185,6 +204,39 @@ class Arena:
                 compile="no",
             ),
         )
+
+    def _share(self, entry: Entry) -> float:
+        """The part of the budget that a run may spend itself."""
+        if entry.label == TEACHER:
+            return self.terms.teacher_share
+        return 1 - self.terms.teacher_share * self.taught(entry)
+
+    def _steps(self, entry: Entry) -> int:
+        if self.terms.budget is None:
+            return 1_000_000  # the clock ends the run
+        walks = PAIRS * HEUN.evaluations(PAIR_STEPS) * entry.stored
+        left = self._share(entry) * self.terms.budget * 1e6 - walks
+        if left <= 0:
+            raise RecipeError(
+                f"{PAIRS:,} stored trajectories cost {walks / 1e6:g} million FPE, which leaves nothing to train with; "
+                "give a larger --budget"
+            )
+        return max(1, round(left / (fpe(entry.value) * self.terms.batch)))
+
+    def _pairs(self, seed: int) -> Path:
+        """The folder of the teacher's trajectories; `_store` fills it."""
+        return self.out / "pairs" / str(seed)
+
+    def _store(self, seed: int) -> None:
+        """Walk the teacher, once per seed."""
+        if (self._pairs(seed) / FILE).exists():
+            return
+        teacher = checkpoint.load(self.folder(THE_TEACHER, seed))
+        made = make_pairs(
+            teacher.flow_map, PAIRS, teacher.shape, times=POINTS, steps=PAIR_STEPS,
+            classes=teacher.classes, seed=seed,
+        )  # fmt: skip
+        made.write(self._pairs(seed))
 
     def _identity(self, entry: Entry, seed: int) -> Json:
         """What a stored result must agree with, free of paths and addresses."""
@@ -208,14 +260,17 @@ class Arena:
         folder.mkdir(parents=True, exist_ok=True)
         recorder = Recorder()
         result = self._identity(entry, seed) | {
-            "taught": self.taught(entry.value) and entry.label != TEACHER,
+            "taught": self.taught(entry),
             "local": entry.value.local,
         }
         try:
             result |= {"cost": fpe(entry.value)}
             config = self.config(entry, seed)
+            if entry.stored:
+                self._store(seed)
             hooks = [recorder, *self.hooks(f"{entry.label} ({seed})")]
             state = train(config, None, hooks=hooks)
+            result |= {"copied": state.about["start"] is not None}
             if state.progress(config.run) < 1:
                 return result | {"status": "stopped"}
             drawn = list(draw(state, self.terms.number))
