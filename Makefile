@@ -16,7 +16,6 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 BASE := .venv/.stamp
 DEV := .venv/.stamp-dev
-MUTANTS := .venv/.stamp-mutants
 # --no-compile: byte code of what is imported comes at its first import; all of it would take half a minute more.
 PIP := $(BIN)/python -m pip install -qq --no-compile --prefer-binary -c constraints.txt $(PIP_ARGS)
 
@@ -42,10 +41,6 @@ $(DEV): pyproject.toml constraints.txt
 	@echo "Setting up .venv with the developers' tools (about a minute, once)..."
 	@$(PIP) -e ".[dev]"
 	@touch $(BASE) $@
-
-$(MUTANTS): $(DEV)
-	@$(PIP) -e ".[dev,mutants]"
-	@touch $(BASE) $(DEV) $@
 
 demo: $(BASE)  ## train, sample and measure a small flow map; the report lands in demo/
 	$(BIN)/flowmaps demo --out demo
@@ -95,8 +90,8 @@ bench: $(BASE)  ## run every benchmark (about two hours on two cores); results l
 bench-%: $(BASE)  ## run one benchmark: bench-fashion, bench-step_cost, bench-sampling, ...
 	$(BIN)/python benchmarks/$*.py
 
-mutants: $(MUTANTS)  ## plant faults in core and learn and list those that no test sees (hours)
-	$(BIN)/mutmut run && $(BIN)/mutmut results
+mutants: $(DEV)  ## plant faults in core and learn and list those that no test sees (hours; goes on where it stopped)
+	$(BIN)/python tools/mutants.py
 
 build: $(BASE)  ## build the wheel, install it in an empty environment, try it
 	rm -rf build dist
@@ -106,5 +101,5 @@ build: $(BASE)  ## build the wheel, install it in an empty environment, try it
 	cd build && venv/bin/flowmaps --help >/dev/null && venv/bin/python -c 'import flowmaps; print(flowmaps.__file__)'
 
 clean:  ## remove everything that make made
-	rm -rf .venv build dist mutants .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -164,17 +164,17 @@ def put(parent: ast.AST, field: str, index: int | None, node: ast.AST) -> None:
         getattr(parent, field)[index] = node
 
 
-def stages(path: Path) -> list[list[str]]:
+def stages(root: Path, path: Path) -> list[list[str]]:
     """Test files by likeliness of a kill, the fast ones of the file itself first."""
     folder, stem = path.parent.name, path.stem
     names = {"core": {"parametrization": "maps", "flow_map": "maps", "velocity": "maps"}}
     own = f"tests/{folder}/test_{names.get(folder, {}).get(stem, stem)}.py"
-    layer = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "tests" / folder).glob("test_*.py"))
+    layer = sorted(str(p.relative_to(root)) for p in (root / "tests" / folder).glob("test_*.py"))
     late = ["tests/recipes/test_contract.py"]
     if folder == "core":
         late = ["tests/learn/test_rules.py", "tests/metrics/test_identity.py", *late]
     rest = [name for name in [*layer, *COMMON, *late] if name != own]
-    there = [[name] for name in dict.fromkeys([own, *rest]) if (ROOT / name).exists()]
+    there = [[name] for name in dict.fromkeys([own, *rest]) if (root / name).exists()]
     return there
 
 
@@ -236,7 +236,7 @@ class Bench:
         original = target.read_text()
         target.write_text(fault.code)
         try:
-            for tests in stages(path):
+            for tests in stages(self.folder, path):
                 status, _ = self.run(tests, self.limits[" ".join(tests)])
                 if status not in (0, 5):
                     return " ".join(tests) + (" (took too long)" if status == -9 else "")
@@ -251,7 +251,7 @@ class Note:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def pytest_runtest_logreport(self, report: Any) -> None:
+    def pytest_runtest_logreport(self, report: Any) -> None:  # noqa: ANN401
         """Note the test."""
         if report.failed:
             with self.path.open("a") as out:
@@ -383,7 +383,7 @@ def plant(store: dict[str, Any], waiting: list[tuple[Path, Fault]], until: float
             if time.monotonic() > until:
                 print(f"out of time: {len(waiting) - i} faults are left")
                 break
-            for stage in stages(path):
+            for stage in stages(bench.folder, path):
                 bench.baseline(stage)
             name = str(path.relative_to(PACKAGE))
             by = bench.kill(path, fault)
