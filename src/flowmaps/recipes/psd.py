@@ -2,7 +2,8 @@
 
 `split="uniform"` is PSD-U, `split="midpoint"` PSD-M, in the preconditioned (mean-velocity) form. `anchor="teacher"` takes the
 diagonal from a teacher instead of from data, and `channels=0` drops the learned weight: both make it `split_mean_flow`
-(Guo et al. 2025, arXiv:2507.16884) with a longer diagonal. Additions, off by default: `starts` and `ends`, as in `lmd`. Deviations: none known.
+(Guo et al. 2025, arXiv:2507.16884) with a longer diagonal. Additions, off by default: `starts` and `ends`, as in `lmd`.
+Deviations: none known.
 """
 
 from typing import Literal
