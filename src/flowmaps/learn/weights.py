@@ -42,6 +42,15 @@ class AtData:
 
 @final
 @dataclass(frozen=True)
+class AtTarget:
+    r"""The endpoint $X = x + (t-s)\,u$: consistency models compare where both jumps arrive."""
+
+    def __call__(self, u: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        return x + like(t - s, x) * u
+
+
+@final
+@dataclass(frozen=True)
 class ClippedTime:
     r"""$u\,\min(1, s/c)$: the velocity that $\hat x$ has as $(x-\hat x)/\max(s, c)$ on the linear path.
 
@@ -246,7 +255,10 @@ class PerLeg:
 @final
 @dataclass(frozen=True)
 class EDMWeight:
-    r"""$1/\sigma^2 + 1/\sigma_d^2$ at $\sigma = \sigma_s/\alpha_s$ (Karras et al. 2022, arXiv:2206.00364; ECT, SNR + 1 at $\sigma_d=1$)."""
+    r"""$1/\sigma^2 + 1/\sigma_d^2$ at $\sigma = \sigma_s/\alpha_s$; ECT's SNR + 1 at $\sigma_d = 1$.
+
+    Karras et al. 2022 (arXiv:2206.00364).
+    """
 
     sigma_data: float = 0.5
 
