@@ -6,6 +6,7 @@ classes; complete or absent, never half-written.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -86,7 +87,8 @@ class PairData:
                 os.fsync(handle)
             draft.replace(folder / FILE)
         except (OSError, SafetensorError) as error:
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink()
             raise DataError(f"the pairs could not be written to {folder} ({error})") from error
         return folder / FILE
 

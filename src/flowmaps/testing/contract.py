@@ -270,6 +270,21 @@ def _labels(recipe: Recipe, batch: int) -> dict[str, Tensor]:
     return {"label": torch.arange(batch) % recipe.guidance.classes} if recipe.guidance else {}
 
 
+def _rows(
+    recipe: Recipe, world: Rotated, batch: int, generator: Generator
+) -> Callable[[], tuple[Tensor, Trajectories | None]]:
+    """Rows of a step: fresh data, or, for recipes that read trajectories, some of a stored few thousand."""
+    if not recipe.needs_trajectories:
+        return lambda: (world.sample(batch, generator), None)
+    bank = trajectories(world.flow_map, 4096, generator, torch.float32)
+
+    def some() -> tuple[Tensor, Trajectories]:
+        chosen = bank.rows(torch.randint(len(bank.points), (batch,), generator=generator))
+        return chosen.points[:, -1], chosen
+
+    return some
+
+
 def learn(recipe: Recipe, world: Rotated, steps: int, batch: int, seed: int) -> FlowMap:
     """Train a small network and return its moving average: Adam, cosine, both averages, and the teacher's refreshments."""
     generator = Generator().manual_seed(seed)
@@ -297,17 +312,13 @@ def learn(recipe: Recipe, world: Rotated, steps: int, batch: int, seed: int) -> 
     optimizer = torch.optim.Adam(trained, lr=2e-3, betas=(0.9, 0.99), foreach=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     waiting = list(recipe.refresh)
+    rows = _rows(recipe, world, batch, generator)
     for step in range(steps):
         progress = step / steps
         while waiting and progress >= waiting[0]:
             waiting.pop(0)
             objective.teacher = deepcopy(student).requires_grad_(False)
-        x_0 = world.sample(batch, generator)
-        stored = (
-            trajectories(world.flow_map, batch, generator, x_0.dtype)
-            if recipe.needs_trajectories
-            else None
-        )
+        x_0, stored = rows()
         drawn = recipe.draw(x_0, generator, _labels(recipe, batch), progress, stored)
         optimizer.zero_grad()
         objective(drawn).total.backward()
