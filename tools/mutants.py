@@ -234,14 +234,15 @@ class Bench:
         """The first test file that notices a fault, or nothing."""
         target = self.folder / "src" / "flowmaps" / path.relative_to(PACKAGE)
         original = target.read_text()
-        target.write_text(fault.code)
-        try:
-            for tests in stages(self.folder, path):
+        for tests in stages(self.folder, path):
+            self.baseline(tests)
+            target.write_text(fault.code)
+            try:
                 status, _ = self.run(tests, self.limits[" ".join(tests)])
-                if status not in (0, 5):
-                    return " ".join(tests) + (" (took too long)" if status == -9 else "")
-        finally:
-            target.write_text(original)
+            finally:
+                target.write_text(original)
+            if status not in (0, 5):
+                return " ".join(tests) + (" (took too long)" if status == -9 else "")
         return ""
 
 
@@ -383,8 +384,6 @@ def plant(store: dict[str, Any], waiting: list[tuple[Path, Fault]], until: float
             if time.monotonic() > until:
                 print(f"out of time: {len(waiting) - i} faults are left")
                 break
-            for stage in stages(bench.folder, path):
-                bench.baseline(stage)
             name = str(path.relative_to(PACKAGE))
             by = bench.kill(path, fault)
             record(store[name], fault, by)
