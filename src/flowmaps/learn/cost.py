@@ -14,7 +14,7 @@ The unit is one forward pass without a graph; every call of a network (student, 
 train are averaged over the run. What a library adds without a network (metrics, kernels, coordinate transforms) costs nothing.
 """
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, final
@@ -79,7 +79,7 @@ def _cached(recipe: Recipe) -> Cost:
 
 
 def _count(recipe: Recipe) -> Cost:
-    calls: Counter[str] = Counter()
+    calls: defaultdict[str, float] = defaultdict(float)
     terms: dict[str, float] = {}
     for term in recipe.terms:
         alone = replace(recipe, terms=(replace(term, share=1.0),))
@@ -95,7 +95,7 @@ def _count(recipe: Recipe) -> Cost:
     return Cost({kind: round(number, 6) for kind, number in sorted(calls.items())}, terms)
 
 
-def _calls(recipe: Recipe, progress: float) -> Counter[str]:
+def _calls(recipe: Recipe, progress: float) -> dict[str, float]:
     """Calls per row of a recipe of one term, on random numbers."""
     generator = Generator().manual_seed(0)
     marks = nn.Parameter(torch.zeros(2, _CALLS))
@@ -121,7 +121,7 @@ def _calls(recipe: Recipe, progress: float) -> Counter[str]:
     drawn = recipe.draw(x_0, generator, cond, progress, path if recipe.needs_trajectories else None)
     objective(drawn).total.backward()
     reached = marks.grad if marks.grad is not None else torch.zeros_like(marks)
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for i, call in enumerate(log):
         value, slope = (bool(g != 0) for g in reached[:, i])
         found[f"{call.role} {_kind(call.dual, value, slope)}"] += call.rows / len(drawn[0].x)

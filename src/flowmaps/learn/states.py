@@ -60,7 +60,10 @@ class Prior:
     source: ClassVar[MapSource | None] = None
     conditional: ClassVar[bool] = False
     knows_end: ClassVar[bool] = False
-    at_noise: ClassVar[bool] = True
+
+    @property
+    def at_noise(self) -> bool:
+        return True
 
     def __call__(self, f: FlowMap, b: Points, models: Models) -> Points:
         return b
@@ -135,7 +138,10 @@ class Coupled:
     source: ClassVar[MapSource | None] = "teacher"
     conditional: ClassVar[bool] = True
     knows_end: ClassVar[bool] = False
-    at_noise: ClassVar[bool] = False
+
+    @property
+    def at_noise(self) -> bool:
+        return False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -166,7 +172,10 @@ class OnPolicy:
     source: ClassVar[MapSource | None] = "self"
     conditional: ClassVar[bool] = False
     knows_end: ClassVar[bool] = False
-    at_noise: ClassVar[bool] = False
+
+    @property
+    def at_noise(self) -> bool:
+        return False
 
     def __post_init__(self) -> None:
         if self.jumps < 1:
@@ -193,7 +202,10 @@ class Stored:
     source: ClassVar[MapSource | None] = None
     conditional: ClassVar[bool] = False
     knows_end: ClassVar[bool] = True
-    at_noise: ClassVar[bool] = False
+
+    @property
+    def at_noise(self) -> bool:
+        return False
 
     def __call__(self, f: FlowMap, b: Points, models: Models) -> Points:
         return b

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, TypeVar, final
+from typing import Any, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -181,23 +181,23 @@ def refined_stationarity(recipe: Recipe, seed: int = 0) -> tuple[float, tuple[fl
     return (drift if drift <= STANDARD_ERRORS else 0.0), tuple(norms)
 
 
-T = TypeVar("T")
+def finer(recipe: Recipe, factor: int) -> Recipe:
+    """The same recipe with `factor` times finer steps: parts with a method `finer` make themselves so, others are searched."""
+    return _finer(recipe, factor)
 
 
-def finer(value: T, factor: int) -> T:
-    """The same value with `factor` times finer steps: parts with a method `finer` make themselves so, others are searched."""
-    part: Any = value
+def _finer(part: Any, factor: int) -> Any:  # noqa: ANN401  # any part of a recipe
     if isinstance(part, Derivative):
         return part if part.method == "exact" else replace(part, step=part.step / factor)
     if hasattr(part, "finer"):
         return part.finer(factor)
-    if isinstance(part, tuple) and type(part) is tuple:  # pyright: ignore[reportUnknownArgumentType]
-        return tuple(finer(each, factor) for each in part)  # pyright: ignore
+    if type(part) is tuple:
+        return tuple(_finer(each, factor) for each in part)  # pyright: ignore[reportUnknownVariableType]
     if not is_dataclass(part) or isinstance(part, type):
-        return value
+        return part
     old = {f.name: getattr(part, f.name) for f in fields(part) if f.init}
-    new = {name: finer(each, factor) for name, each in old.items()}
-    return value if all(new[name] is old[name] for name in old) else replace(part, **new)
+    new = {name: _finer(each, factor) for name, each in old.items()}
+    return part if all(new[name] is old[name] for name in old) else replace(part, **new)
 
 
 def _gradient(
