@@ -259,7 +259,7 @@ class Arena:
         (folder / "result.json").unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         recorder = Recorder()
-        result = self._identity(entry, seed) | {
+        result: Json = self._identity(entry, seed) | {
             "taught": self.taught(entry),
             "local": entry.value.local,
         }
@@ -303,7 +303,8 @@ def draw(state: State, number: int) -> Iterator[tuple[Json, Tensor]]:
     noise = path.prior((number, *about["shape"]), Generator().manual_seed(0))
     classes = len(about["classes"])
     cond = {"label": torch.arange(number) % classes} if classes else {}
-    ways = [("jump", k) for k in STEPS] + [("heun", WALK)] * state.objective.recipe.local
+    ways = [("jump", k) for k in STEPS]
+    ways += [("heun", WALK)] if state.objective.recipe.local else []
     for sampler, steps in ways:
         done: list[Tensor] = []
         with torch.no_grad():
