@@ -41,6 +41,7 @@ def test_exact_map_is_found_consistent():
     assert found.jvp is not None
     assert found.jvp.agrees
     assert not found.layer_norm
+    assert found.hazards == ()
 
 
 def test_verdict_flips_and_says_which_jumps_are_wrong():
@@ -93,10 +94,13 @@ def test_networks_that_cannot_be_trained_are_named():
     norm = nn.LayerNorm(3)
     trapped = run(NetFlowMap(lambda x, s, t: norm(x) * (1 + s - t)[:, None]))
     assert trapped.layer_norm
+    assert [hazard.name for hazard in trapped.hazards] == ["layer_norm"]
+    assert Audit.from_json(json.loads(json.dumps(trapped.to_json()))) == trapped
     assert "F.layer_norm" in trapped.verdict[-1]
     centres = torch.randn(3, 3, generator=Generator().manual_seed(3))
     reverse = run(NetFlowMap(lambda x, s, t: torch.cdist(x, centres, p=3.0)))
     assert reverse.jvp is None
+    assert [hazard.name for hazard in reverse.hazards] == ["forward_mode"]
     assert "no forward-mode derivative" in reverse.verdict[-1]
 
 

@@ -11,6 +11,9 @@ eulerian       moving the source along its trajectory does not move the endpoint
 compositional  two jumps land where one does
 round_trip     there and back again (most recipes do not train jumps towards noise)
 Residuals are relative: 0.01 is one per cent. The network's own derivatives are checked against finite differences.
+Hazards of the network are named, with what to do: layer norm in a derivative, operations and attention kernels without
+forward mode, steep time embeddings, derivatives that bfloat16 spoils, dropout, batch statistics, a mean velocity with a
+jump at s = t.
 """
 
 import json
