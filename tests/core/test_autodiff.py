@@ -317,6 +317,9 @@ def test_semi_finite_derivative(gen) -> None:
     cubic = along_source(lambda x, s, t: x**3, x, S, T, dx, derivative=Derivative("semi", 0.1))[1]
     assert_close(cubic, 3 * x**2 * dx, rtol=1e-12, atol=1e-12)
     target = along_target(net, x, S, T, derivative=Derivative("semi", 1e-4))[1]
+    normed, z = Normed(TRAPS["F.layer_norm"]), torch.randn(3, 6, generator=gen, dtype=torch.float64)
+    with pytest.raises(DerivativeError, match="issue 196700"):
+        along_source(normed, z, S, T, z, derivative=Derivative("semi"), through=True)
     close(target, along_target(net, x, S, T)[1], 1e-5)
 
 
