@@ -145,7 +145,8 @@ def test_a_golden_sees_a_fault_in_every_term(name, fault) -> None:
             terms[i] = replace(terms[i], rule=Twisted(terms[i].rule, fault), name=terms[i].label)
             return replace(recipe, terms=tuple(terms))
 
-        assert max(compare(name, plant)) > 1e-3, term.label
+        off = compare(name, plant)
+        assert not all(error < 1e-3 for error in off), term.label  # a fault may give NaN
 
 
 def test_exact_recipes_are_those_with_a_golden() -> None:

@@ -9,14 +9,14 @@ from ..core.parametrization import Boundary
 from ..learn.legs import Leg, ShortLeg
 from ..learn.objective import Recipe, Term
 from ..learn.times import Neighbours
-from ..learn.weights import AtData
+from ..learn.weights import AtTarget
 
 
 def consistency_distillation(points: int = 40, ema: float = 0.95, leg: Leg = "heun") -> Recipe:
     """`points` is N; `ema` the decay mu of the average that makes the targets."""
     path = edm()
     rule = ShortLeg("teacher", "ema", leg=leg, form="velocity")
-    term = Term(rule=rule, times=Neighbours(points=points), space=AtData(path))
+    term = Term(rule=rule, times=Neighbours(points=points), space=AtTarget())
     return Recipe(
         name="consistency_distillation",
         cite=("song2023consistency",),

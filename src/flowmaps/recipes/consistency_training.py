@@ -9,7 +9,7 @@ from ..core.parametrization import Boundary
 from ..learn.legs import ShortLeg
 from ..learn.objective import Recipe, Term
 from ..learn.times import Count, Neighbours
-from ..learn.weights import AtData
+from ..learn.weights import AtTarget
 
 
 def consistency_training(start: int = 2, stop: int = 150, ema: float = 0.9) -> Recipe:
@@ -20,8 +20,9 @@ def consistency_training(start: int = 2, stop: int = 150, ema: float = 0.9) -> R
     return Recipe(
         name="consistency_training",
         cite=("song2023consistency",),
-        terms=(Term(rule=rule, times=times, space=AtData(path)),),
+        terms=(Term(rule=rule, times=times, space=AtTarget()),),
         interpolant=path,
         parametrization=Boundary(path),
         ema_target=ema,
+        status="exact",
     )

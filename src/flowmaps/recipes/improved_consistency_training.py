@@ -9,7 +9,7 @@ from ..core.parametrization import Boundary
 from ..learn.legs import ShortLeg
 from ..learn.objective import Recipe, Term
 from ..learn.times import Count, Neighbours, NoiseLevel
-from ..learn.weights import AtData, Huber, PerLeg
+from ..learn.weights import AtTarget, Huber, PerLeg
 
 
 def improved_consistency_training(
@@ -20,7 +20,7 @@ def improved_consistency_training(
     term = Term(
         rule=ShortLeg(leg="path", form="velocity"),
         times=Neighbours(NoiseLevel(mean, std), Count(start, stop)),
-        space=AtData(path),
+        space=AtTarget(),
         metric=Huber(c),
         weight=PerLeg(),
     )
