@@ -34,7 +34,7 @@ from flowmaps.learn.times import (
     Tuning,
     Uniform,
 )
-from flowmaps.learn.weights import AtData, EDMWeight, PerLeg
+from flowmaps.learn.weights import AtData, AtTarget, EDMWeight, PerLeg
 from flowmaps.recipes import get
 from flowmaps.testing import worlds
 from flowmaps.testing.contract import STANDARD_ERRORS, refined_stationarity
@@ -177,6 +177,7 @@ def test_one_leg_of_the_whole_jump_is_flow_matching_and_denoising(gen) -> None:
         clean = x_0 + path.sigma(zero)[:, None] * eps
         at_zero = path.alpha(zero)[:, None] * clean
         assert (x + like(zero - S, x) * target - at_zero).abs().max() < 1e-11
+        assert (AtTarget()(target, x, S, zero) - at_zero).abs().max() < 1e-11
         assert (AtData(path)(target, x, S, zero) - x_0).abs().max() < 1e-10
 
 

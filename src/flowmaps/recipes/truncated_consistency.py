@@ -12,7 +12,7 @@ from ..core.parametrization import Boundary
 from ..learn.legs import ShortLeg
 from ..learn.objective import Recipe, Term
 from ..learn.times import NoiseLevel, Tuning
-from ..learn.weights import AtData, Huber, PerLeg
+from ..learn.weights import AtTarget, Huber, PerLeg
 
 
 def truncated_consistency(
@@ -31,7 +31,7 @@ def truncated_consistency(
         rule=rule,
         times=Tuning(above, stages, limit=0.999),
         share=1 - boundary,
-        space=AtData(path),
+        space=AtTarget(),
         metric=Huber(c),
         weight=PerLeg(),
         scale=1 / (1 - boundary),
