@@ -22,6 +22,12 @@ def test_import_leaves_heavy_libraries_out() -> None:
     assert modules.isdisjoint(HEAVY)
 
 
+def test_training_leaves_the_compiler_out() -> None:
+    """Importing it takes a second, and most runs do not compile."""
+    code = "import flowmaps.train, sys; assert 'torch._dynamo' not in sys.modules"
+    assert "torch" in loaded(code)
+
+
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_command_line_answers_without_torch(flag: str) -> None:
     code = f"""import contextlib, sys

@@ -72,9 +72,15 @@ def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
         if field in ("annotation", "returns", "decorator_list", "type_params"):
             continue
         for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
-            if isinstance(node, ast.AST) and not isinstance(node, QUIET):
+            if isinstance(node, ast.AST) and not isinstance(node, QUIET) and not protocol(node):
                 yield tree, field, index, node
                 yield from places(node)
+
+
+def protocol(node: ast.AST) -> bool:
+    """Whether a node is a protocol, whose body never runs."""
+    bases = node.bases if isinstance(node, ast.ClassDef) else []
+    return any(isinstance(base, ast.Name) and base.id == "Protocol" for base in bases)
 
 
 def variants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:

@@ -266,6 +266,45 @@ def test_loss_floors_on_other_paths(name, path_name, gen) -> None:
     assert floor.mean() > 0.05
 
 
+# 5: where gradients stop ----------------------------------------------------------------------------------------------
+
+
+class Graphs(Exact):
+    """Companions whose answers carry a graph of their own, as a careless third party's might."""
+
+    def __init__(self, world, f) -> None:
+        super().__init__(world, f)
+        self.theta = torch.ones((), dtype=torch.float64, requires_grad=True)
+        self.asked: list[bool] = []
+
+    def velocity(self, source, x, t, b):
+        self.asked.append(x.requires_grad)
+        return self.theta * super().velocity(source, x, t, b)
+
+
+@pytest.mark.parametrize(
+    ("rule", "inside"),
+    [
+        (Eulerian("teacher"), False),
+        (Eulerian(tangent="teacher"), False),
+        (Eulerian("teacher", through="partial"), False),
+        (Lagrangian("teacher"), False),
+        (Lagrangian("teacher", through="target"), False),
+        (Lagrangian("teacher", through="all"), True),
+    ],
+)
+def test_targets_stop_gradients_whatever_companions_do(rule, inside, gen) -> None:
+    """And no companion is asked at a point that carries the student's graph, unless the rule is through all."""
+    world = worlds.gaussian()
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    f = NetFlowMap(lambda x, s, t: weight * torch.sin(x + s[:, None] - t[:, None]))
+    models = Graphs(world, f)
+    prediction, target = rule(f, batch(world, gen), models)
+    assert prediction.requires_grad
+    assert target.requires_grad == inside
+    assert any(models.asked) == inside
+
+
 # 9: DDIM and progressive distillation ---------------------------------------------------------------------------------
 
 

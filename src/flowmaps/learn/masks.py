@@ -5,8 +5,9 @@ even at the optimum, by an amount that a short leg divides by its length (method
 FACM restore the generator's state for the same reason). And masks from torch's global generator could not be resumed.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -14,18 +15,26 @@ from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivate
 
 from .rules import Points
 
+F = TypeVar("F", bound=Callable[..., object])
 
-@torch.compiler.assume_constant_result
-def random_layers(module: nn.Module) -> list[str]:
+
+def random_layers(module: nn.Module, *, ever: bool = False) -> list[str]:
     """The parts in training mode that draw random numbers: dropout layers, and modules with a positive "drop..." number.
 
     So `nn.MultiheadAttention.dropout` and stochastic depth's `drop_prob` are seen, and any `dropout_p` of one's own.
+    With `ever`, those in evaluation mode as well.
 
     Example:
         >>> random_layers(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1), nn.Dropout(0.0)))
         ['1']
     """
-    return [name for name, part in module.named_modules() if part.training and _drops(part)]
+    return [
+        name for name, part in module.named_modules() if (ever or part.training) and _drops(part)
+    ]
+
+
+# what torch.compiler.assume_constant_result sets; calling it would import the compiler, a second, for everybody
+setattr(random_layers, "_dynamo_marked_constant", True)  # noqa: B010
 
 
 def _drops(module: nn.Module) -> bool:
@@ -33,6 +42,12 @@ def _drops(module: nn.Module) -> bool:
     if isinstance(module, _DropoutNd):
         own["p"] = module.p
     return any(isinstance(value, float) and value > 0 for value in own.values())
+
+
+def uncompiled(function: F) -> F:
+    """The function, which a compiler leaves alone, or refuses if it may not."""
+    why = "dropout in compiled code cannot be seeded, so the evaluations of a rule would not share their masks"
+    return cast(F, torch.compiler.disable(function, reason=why))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ..core.interpolant import Interpolant, linear
 from ..core.parametrization import Average, Parametrization
 from ..errors import RecipeError
 from .guidance import Guidance
-from .masks import random_layers, shared_masks
+from .masks import random_layers, shared_masks, uncompiled
 from .rules import MapSource, Points, Rule, VelocitySource
 from .states import State, Stored, Trajectories
 from .times import TimeLaw, Times
@@ -337,6 +337,8 @@ class Objective(nn.Module):
                     f"recipe {recipe.name!r} lives on {recipe.interpolant}, its {role} on {model.interpolant}; "
                     "bring it there with flowmaps.rematch"
                 )
+        masked = Objective._masked_term
+        self._masked = uncompiled(masked) if random_layers(student, ever=True) else masked
         self.recipe = recipe
         self.student = student
         self.teacher = teacher.requires_grad_(False).eval() if teacher is not None else None
@@ -348,16 +350,13 @@ class Objective(nn.Module):
         """The loss on drawn points."""
         parts: dict[str, Tensor] = {}
         losses: list[Tensor] = []
-        evaluate = self._masked_term if random_layers(self.student) else self._term
+        evaluate = self._masked if random_layers(self.student) else Objective._term
         for term, points in zip(self.recipe.terms, drawn, strict=True):
-            loss, raw = evaluate(term, points)
+            loss, raw = evaluate(self, term, points)
             losses.append(term.share * term.scale * loss)
             parts[term.label] = raw
         return Loss(torch.stack(losses).sum(), parts)
 
-    @torch.compiler.disable(  # pyright: ignore[reportUntypedFunctionDecorator]
-        reason="dropout in compiled code cannot be seeded, so the evaluations of a rule would not share their masks"
-    )
     def _masked_term(self, term: Term, b: Points) -> tuple[Tensor, Tensor]:
         with shared_masks(self.student, b):
             return self._term(term, b)
