@@ -75,6 +75,15 @@ def test_failed_seeds_are_left_out_of_means_and_said() -> None:
     assert one.to_json()["failed"] == list(one.errors)
 
 
+def test_samples_that_are_not_finite_have_no_mean() -> None:
+    nothing = [{"sampler": "jump", "steps": 1, "nfe": 1, "scores": None}]
+    bad = a_run("tvm", 1) | {"rows": nothing, "status": "failed", "error": "not finite"}
+    assert standing([a_run("tvm", 0, 3.0), bad]).score("frechet", 1) == pytest.approx(
+        (3.0, math.nan), nan_ok=True
+    )
+    assert standing([bad]).scores == {}
+
+
 def test_the_ranking_puts_the_best_first_and_failures_last() -> None:
     runs = [a_failure("bad", 0), a_run("b", 0, 2.0), a_run("a", 0, 1.0), a_run(TEACHER, 0, 9.0)]
     assert [one.label for one in standings(runs)] == ["a", "b", TEACHER, "bad"]

@@ -2,7 +2,7 @@
 
 Examples:
   flowmaps arena --out arena                                 every recipe on the digits: hours
-  flowmaps arena lsd mean_flow shortcut --budget 5 --seeds 1 --out small
+  flowmaps arena lsd mean_flow shortcut --budget 1 --seeds 1 --out small
   flowmaps arena lmd:through=target,skew=1.8 lmd --out two   a recipe with other arguments is another contestant
   flowmaps arena --data toy:checkerboard --net mlp-tiny --out plane
   flowmaps arena --out arena --report                        the page of what is finished; trains nothing
@@ -52,7 +52,7 @@ class Options:
     net: str = "mlp-small"
     """Named network."""
     budget: Annotated[float | None, arg(metavar="FLOAT")] = None
-    """Compute of a run in million FPE x samples; by default 20."""
+    """Compute of a run in million FPE x samples; by default 5."""
     seconds: Annotated[float | None, arg(metavar="FLOAT")] = None
     """Training time of a run, instead of a budget."""
     seeds: int = 3
@@ -118,7 +118,7 @@ def terms_of(options: Options) -> "Terms":
         raise UsageError("give --budget or --seconds, not both")
     if options.net not in NETS:
         raise UsageError(f"no network is called {options.net!r}{nearest(options.net, NETS)}")
-    default = 20.0 if options.seconds is None else None
+    default = 5.0 if options.seconds is None else None
     try:
         return Terms(
             data=options.data,
