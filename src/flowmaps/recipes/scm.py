@@ -1,8 +1,9 @@
 """Continuous-time consistency models (Lu & Song 2025, arXiv:2410.11081), Algorithm 1: sCT, or sCD with a teacher.
 
 The tangent of the network's output is normalised and warmed up, the loss weighted by a learned variance of the source time.
-`velocity="teacher"` is sCD; `sigma_data` is that of the paper's data, here the data has deviation 1. Deviations: the norm of
-the tangent is divided by the root of the dimension; the warm-up is a share of the run instead of 10,000 steps.
+`velocity="teacher"` is sCD; `sigma_data` is that of the paper's data, in whose units `c` is; here data has deviation 1.
+Deviations: the norm of the tangent is divided by the root of the dimension, as an option of NVIDIA's FastGen does; the warm-up
+is a share of the run instead of 10,000 steps.
 """
 
 import math
@@ -34,10 +35,11 @@ def scm(
             Term(
                 rule=rule,
                 times=ToData(LogTangent(mean - math.log(sigma_data), std)),
-                tangent=TangentNorm(c),
+                tangent=TangentNorm(c / sigma_data),
                 weight=LearnedLogVar(channels),
             ),
         ),
         interpolant=trig(),
         parametrization=trig_two_time(),
+        status="exact",
     )
