@@ -428,7 +428,7 @@ def test_the_ramp_of_alpha_flow() -> None:
 
 def test_decay_is_geometric() -> None:
     decay = Decay(0.1, 0.002)
-    assert float(decay(torch.tensor(0.5))) == pytest.approx(math.sqrt(0.1 * 0.002))
+    assert float(decay(torch.tensor(0.25))) == pytest.approx(0.1 * 0.02**0.25)
     with pytest.raises(RecipeError, match="0 < stop <= start"):
         Decay(0.1, 0.2)
 
@@ -488,6 +488,19 @@ def test_fixed_legs_end_at_short_targets(gen) -> None:
     assert torch.equal(w[short], t[short])
     assert torch.allclose((s - w)[~short], torch.tensor(0.05), atol=1e-6)
     assert abs(float((t / s).mean()) - 0.5) < 5 * (1 / 12 / N) ** 0.5
+
+
+def test_triples_reach_no_further_than_they_may(gen) -> None:
+    """On 18 points with reach 4: legs of 1 to 4 cells, none beyond the target, each of the four as likely on long jumps."""
+    s, w, t = (torch.round(17 * time) for time in GridTriple(18, 4)(N, gen))
+    assert (s.min(), s.max(), t.min()) == (1, 17, 0)
+    assert ((s - w).min(), (s - w).max()) == (1, 4)
+    assert bool((w >= t).all())
+    cells = torch.bincount((s - w)[s - t >= 4].long(), minlength=5)[1:].double()
+    assert bool(((cells / cells.sum() - 0.25).abs() < 5 * (0.1875 / cells.sum()).sqrt()).all())
+    assert int(GridTriple(18)(N, gen)[0].mul(17).round().max()) == 17
+    with pytest.raises(RecipeError, match="1 <= reach < points"):
+        GridTriple(18, 18)
 
 
 def test_weights_of_the_first_leg() -> None:
