@@ -134,6 +134,10 @@ def test_moments_compares_the_same_sample_at_w(gen) -> None:
         assert_close(
             Moments()(world.flow_map, last, o)[1] * like(unit, x), path.sample(x_0, eps, t)[0]
         )
+        w = torch.full((5,), 0.4, dtype=torch.float64)
+        between = Points(x, v, Times(s, w, t), {}, torch.tensor(0.0))
+        jumped = world.flow_map(path.sample(x_0, eps, w)[0], w, t)
+        assert_close(Moments()(world.flow_map, between, o)[1] * like(unit, x), jumped)
         assert bool((Moments(floor=10.0)(world.flow_map, last, o)[1].abs() < 1).all())
 
 
