@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -16,7 +15,7 @@ from ..core.autodiff import compiled
 from ..core.flow_map import FlowMap, NetFlowMap
 from ..data.pairs import Accompanied, PairData
 from ..errors import CheckpointError, DataError, TrainingError
-from ..learn.masks import random_layers, shared_masks
+from ..learn.masks import shared_masks
 from ..learn.objective import Loss, Objective, Points, Recipe, Term, move, shard
 from ..learn.states import Trajectories
 from ..learn.weights import LearnedLogVar
@@ -25,7 +24,7 @@ from .distributed import Group, join
 from .ema import span_of
 from .hooks import Event, Hook, Metrics, Progress, trim_metrics
 from .interrupt import Stop, interruptible
-from .machine import Choice, choose
+from .machine import Choice, choose, compilable, wide_enough
 from .run import Run
 from .state import State, new_state
 
@@ -76,8 +75,8 @@ def fit(
             has no such device, or the student nothing to learn with.
         CheckpointError: If `out` holds another run, or a checkpoint cannot be read or written.
     """
-    _wide_enough(flow_map)
-    choice = _compilable(choose(run), run, flow_map.train())
+    wide_enough(flow_map)
+    choice = compilable(choose(run), run, flow_map.train())
     group = join(choice.device)
     state = new_state(
         recipe,
@@ -97,27 +96,6 @@ def fit(
         loop.run_to_end(stop, folder, watchers)
     flow_map.eval()
     return state
-
-
-def _wide_enough(student: FlowMap) -> None:
-    narrow = [n for n, p in student.named_parameters() if p.requires_grad and p.dtype.itemsize < 4]
-    if narrow:
-        raise TrainingError(
-            f"the weights of the student are in half precision (first {narrow[0]!r}), where an optimizer's small steps and a "
-            "moving average's are rounded away: use flow_map.float() with precision=bf16, which keeps float32 weights"
-        )
-
-
-def _compilable(choice: Choice, run: Run, student: FlowMap) -> Choice:
-    """The choice, without the compiler where nobody asked for it and it would take the masks of dropout away."""
-    if not choice.compiled or not random_layers(student):
-        return choice
-    if run.compile == "yes":
-        raise TrainingError(
-            "a loss whose network has dropout cannot be compiled, as the evaluations of a rule would not share their masks; "
-            f"use compile=no, or no dropout in {random_layers(student)[0]!r}"
-        )
-    return replace(choice, compiled=False)
 
 
 def _open(folder: Path, state: State, group: Group, resume: bool) -> None:

@@ -2,13 +2,15 @@
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
 import torch
 
+from ..core.flow_map import FlowMap
 from ..errors import TrainingError
+from ..learn.masks import random_layers
 from .run import Run
 
 COMPILE_SECONDS = (
@@ -87,3 +89,25 @@ def _device(asked: str) -> str:
 def _worth_compiling(run: Run) -> bool:
     long = run.seconds >= COMPILE_SECONDS if run.seconds else run.steps >= COMPILE_STEPS
     return long and shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+def wide_enough(student: FlowMap) -> None:
+    """Refuse a student whose weights would lose what they learn."""
+    narrow = [n for n, p in student.named_parameters() if p.requires_grad and p.dtype.itemsize < 4]
+    if narrow:
+        raise TrainingError(
+            f"the weights of the student are in half precision (first {narrow[0]!r}), where an optimizer's small steps and a "
+            "moving average's are rounded away: use flow_map.float() with precision=bf16, which keeps float32 weights"
+        )
+
+
+def compilable(choice: Choice, run: Run, student: FlowMap) -> Choice:
+    """The choice, without the compiler where nobody asked for it and it would take the masks of dropout away."""
+    if not choice.compiled or not random_layers(student):
+        return choice
+    if run.compile == "yes":
+        raise TrainingError(
+            "a loss whose network has dropout cannot be compiled, as the evaluations of a rule would not share their masks; "
+            f"use compile=no, or no dropout in {random_layers(student)[0]!r}"
+        )
+    return replace(choice, compiled=False)
