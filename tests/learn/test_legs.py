@@ -15,6 +15,7 @@ from flowmaps.core.autodiff import EXACT, along_source
 from flowmaps.core.flow_map import NetFlowMap
 from flowmaps.core.interpolant import INTERPOLANTS, edm, linear, trig
 from flowmaps.core.shape import like
+from flowmaps.core.solver import EULER, HEUN
 from flowmaps.errors import RecipeError
 from flowmaps.learn.legs import ShortLeg
 from flowmaps.learn.objective import Objective, Recipe, Term
@@ -155,6 +156,27 @@ def test_an_exact_leg_leaves_nothing(path, legs, gen) -> None:
 
     g = slope(ShortLeg("teacher", "teacher", legs=legs), world.flow_map, b, Solved(world))
     assert g.abs().max() < 1e-8 * b.v.abs().max()
+
+
+@pytest.mark.parametrize(("leg", "solver"), [("euler", EULER), ("heun", HEUN)])
+def test_steps_are_those_of_the_solver(leg, solver, gen) -> None:
+    """The long leg starts where three steps of the solver end, and T holds their mean velocity."""
+    world = worlds.gaussian(trig())
+    b = split(batch(world, gen), 0.4)
+    s, w, _ = b.times
+    grid = s + (w - s) * torch.linspace(0, 1, 4, dtype=s.dtype)[:, None]
+    *_, end = solver.integrate(world.velocity, b.x, grid, trig())
+    seen = []
+
+    class Spy(Exact):
+        def jump(self, source, x, s, t, b):
+            seen.append(x)
+            return torch.zeros_like(x)
+
+    rule = ShortLeg("teacher", "teacher", leg=leg, steps=3, form="velocity")
+    _, target = rule(world.flow_map, b, Spy(world))
+    assert (seen[0] - end).abs().max() < 1e-12
+    assert (target - 0.4 * (end - b.x) / (w - s)[:, None]).abs().max() < 1e-11
 
 
 def test_one_leg_of_the_whole_jump_is_flow_matching_and_denoising(gen) -> None:
