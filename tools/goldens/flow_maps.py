@@ -82,7 +82,8 @@ def golden(name: str, seed: int, loss_type: str, stopgrad: str, psd: str | None 
         | kit.prefixed(label, jumps)
         | result(loss, parameters),
         recipe=loss_type,
-        settings={"diagonal": 0.5, "channels": CHANNELS} | ({"split": psd} if psd else {}),
+        settings={"diagonal": 0.5, "channels": CHANNELS, "floor": 0.0}
+        | ({"split": psd} if psd else {}),
         offset=math.log(kit.DIMS),
         peer=info | {"file": "py/common/losses.py", "function": f"setup_loss, {loss_type}_term"},
         notation="their times are 1 - ours and their velocity is minus ours; they sum squares over the D coordinates where we "

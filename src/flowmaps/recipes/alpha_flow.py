@@ -1,8 +1,9 @@
 """alpha-Flow (Zhang et al. 2025, arXiv:2510.20771), eq. 8: a first leg that shrinks from the whole jump to MeanFlow's limit.
 
 The leg's share alpha falls from 1 (trajectory flow matching) to 0 (the JVP) along a sigmoid of temperature 25 between the shares
-`begin` and `end` of the run; values within 5e-3 of either are snapped to it. With alpha's own adaptive weight the loss is that
-of u - T undivided. Deviations: the share of samples with t = s is exact in every batch instead of drawn.
+`begin` and `end` of the run; values within 5e-3 of either are snapped to it. With alpha's own adaptive weight, of the mean square,
+the loss is that of u - T undivided. Deviations: the share of samples with t = s is exact in every batch instead of drawn; the
+released code multiplies finite legs by alpha once more, which the paper's division by alpha cancels; targets are not clamped.
 """
 
 from ..core.autodiff import EXACT
@@ -10,7 +11,7 @@ from ..learn.legs import ShortLeg
 from ..learn.objective import Recipe, Term
 from ..learn.rules import DiagonalRule
 from ..learn.times import Diagonal, FirstLeg, LogitNormal, Sigmoid, SortedPair
-from ..learn.weights import Adaptive
+from ..learn.weights import L2, Adaptive
 
 
 def alpha_flow(
@@ -26,7 +27,7 @@ def alpha_flow(
     pair = SortedPair(LogitNormal(mean, std))
     legs = FirstLeg(pair, Sigmoid(begin, end, floor=floor))
     rule = ShortLeg(form="velocity", derivative=EXACT)
-    metric = Adaptive(1.0, c)
+    metric = Adaptive(1.0, c, of=L2())
     return Recipe(
         name="alpha_flow",
         cite=("zhang2025alphaflow",),
@@ -34,4 +35,5 @@ def alpha_flow(
             Term(rule=DiagonalRule(), times=Diagonal(pair), share=diagonal, metric=metric),
             Term(rule=rule, times=legs, share=1 - diagonal, metric=metric),
         ),
+        status="exact",
     )

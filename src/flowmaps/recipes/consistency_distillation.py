@@ -1,7 +1,8 @@
 """Consistency distillation, CD (Song et al. 2023, arXiv:2303.01469), Algorithm 2: one Heun step of a teacher, then a frozen jump.
 
 Grid of `points` noise levels, equal in EDM's time. Defaults: N = 40 and mu = 0.95 are ImageNet-64's.
-Deviations: L2 in place of LPIPS, which is a network that the user would have to give.
+Deviations: L2 in place of LPIPS, which is a network that the user would have to give; Heun's step is one of the grid's time, the
+authors' one of the noise level.
 """
 
 from ..core.interpolant import edm
