@@ -199,6 +199,19 @@ def test_perceptual(gen) -> None:
     assert_close(slope[0], 2 * p.cos() * (p.sin() - t.sin()) / 192)
 
 
+def test_a_floor_bounds_what_a_small_error_counts(gen) -> None:
+    """The best omega is log(L + floor), where an error's gradient counts 1 / (L + floor): 10 at most with floor 0.1."""
+    row = torch.tensor([1e-9, 0.4], dtype=torch.float64)
+    omega = (row + 0.1).log().requires_grad_()
+    assert_close(
+        torch.autograd.grad(LearnedLogVar(floor=0.1).loss(row, omega).sum(), omega)[0],
+        torch.zeros(2, dtype=torch.float64),
+    )
+    weighed = row.requires_grad_()
+    slope = torch.autograd.grad(LearnedLogVar(floor=0.1).loss(weighed, omega).sum(), weighed)[0]
+    assert_close(slope, torch.tensor([10.0, 2.0], dtype=torch.float64))
+
+
 def test_log_cauchy(gen) -> None:
     """log(L + c e^omega): its slope is 1 / (L + c e^omega) in L, and positive in omega for every error (no finite optimum)."""
     row, omega = torch.rand(2, 9, generator=gen, dtype=torch.float64) + 0.1

@@ -32,7 +32,7 @@ UNITS: dict[str, float] = {"F": 1, "J": 2, "FB": 3, "JF": 4, "JB": 6}
 
 _FIRST = (0.0, 0.5, 1.0)
 _ALL = tuple((i + 0.5) / 20 for i in range(20))  # if the cost changes in the course of a run
-_ROWS, _CALLS = 16, 1024
+_ROWS, _CALLS = 256, 1024
 
 
 @final

@@ -353,8 +353,12 @@ class LearnedLogVar:
 
     `Objective` builds one network $\omega$ of `channels` hidden units for all terms that ask for it.
 
+    Minimised over $\omega$ it is $1 + \log L$, which has no lower bound: two terms that share a network can trade the law of
+    the data, whose loss has a floor, for a perfect agreement with itself, whose loss has none.
+
     Attributes:
         channels: Hidden units.
+        floor: Added to L, so that no error counts more than 1 / floor times itself; 0 is the published form.
         cauchy: A number c replaces the Gaussian by $\log(e^{-\omega}L+c)+\omega = \log(L + c\,e^\omega)$ (decoupled MeanFlow,
             c = 0.01). That falls with $\omega$ everywhere: $\omega$ is the decreasing floor below which errors stop
             counting, and has no finite optimum.
@@ -362,10 +366,11 @@ class LearnedLogVar:
 
     channels: int = 128
     cauchy: float | None = None
+    floor: float = 0.0
 
     def loss(self, row: Tensor, omega: Tensor) -> Tensor:
         """Loss (B,) of the errors `row` (B,) under the log-variances `omega` (B,)."""
-        scaled = torch.exp(-omega) * row
+        scaled = torch.exp(-omega) * (row + self.floor)
         return (scaled if self.cauchy is None else torch.log(scaled + self.cauchy)) + omega
 
 

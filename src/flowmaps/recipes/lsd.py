@@ -2,7 +2,9 @@
 
 The reduction is the released code's: the mean over the batch, of which 3/4 lies on the diagonal. `through="target"` is the
 variant that the paper suggests and does not use: the mean velocity regressed on the detached right-hand side, which costs no
-backward pass through the JVP. Additions, off by default: `compose`, `starts` and `ends`, as in `lmd`. Deviations: none known.
+backward pass through the JVP. Additions, off by default: `compose`, `starts` and `ends`, as in `lmd`.
+Deviations: the learned weight has a floor, 0.1; without it (`floor=0`, as published) agreement with itself may drive out the
+data (CHANGELOG.md).
 """
 
 from ..learn.objective import Recipe, Term
@@ -14,13 +16,14 @@ from ..learn.weights import LearnedLogVar
 def lsd(
     diagonal: float = 0.75,
     channels: int = 128,
+    floor: float = 0.1,
     through: Through = "jvp",
     starts: float = 0.0,
     ends: float = 0.0,
     compose: float = 0.0,
 ) -> Recipe:
     r"""Flow matching on a share `diagonal`, $\partial_t X = v(X)$ on the rest, weighted by a learned variance."""
-    weight = LearnedLogVar(channels)
+    weight = LearnedLogVar(channels, floor=floor)
     pair = SortedPair(Uniform(), starts=starts, ends=ends)
     anchor = Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=diagonal, weight=weight)
     rest = 1 - diagonal - compose

@@ -3,7 +3,8 @@
 `split="uniform"` is PSD-U, `split="midpoint"` PSD-M, in the preconditioned (mean-velocity) form. `anchor="teacher"` takes the
 diagonal from a teacher instead of from data, and `channels=0` drops the learned weight: both make it `split_mean_flow`
 (Guo et al. 2025, arXiv:2507.16884) with a longer diagonal. Additions, off by default: `starts` and `ends`, as in `lmd`.
-Deviations: none known.
+Deviations: the learned weight has a floor, 0.1; without it (`floor=0`, as published) agreement with itself may drive out the
+data (CHANGELOG.md).
 """
 
 from typing import Literal
@@ -18,12 +19,13 @@ def psd(
     split: Literal["uniform", "midpoint"] = "uniform",
     diagonal: float = 0.75,
     channels: int = 128,
+    floor: float = 0.1,
     anchor: Literal["conditional", "teacher"] = "conditional",
     starts: float = 0.0,
     ends: float = 0.0,
 ) -> Recipe:
     """Flow matching on a share `diagonal`, the compositional rule on the rest."""
-    weight = LearnedLogVar(channels) if channels else None
+    weight = LearnedLogVar(channels, floor=floor) if channels else None
     law = Uniform() if split == "uniform" else Fixed(0.5)
     pair = SortedPair(Uniform(), split=law, starts=starts, ends=ends)
     tangent = DiagonalRule(anchor)
