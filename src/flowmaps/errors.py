@@ -27,3 +27,7 @@ class DataError(FlowmapsError, ValueError):
 
 class TrainingError(FlowmapsError, RuntimeError):
     """A training run that cannot go on, such as one whose loss is no longer finite."""
+
+
+class ControlError(FlowmapsError, ValueError):
+    """A reward, an operator or a setting of a control that cannot be used."""
