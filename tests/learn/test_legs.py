@@ -1,15 +1,10 @@
-"""Finite first legs: their limit and its order, where they are exact and where they are biased, and their laws of times.
-
-Statistical tests: 5 standard errors, false alarm 6e-7 per number.
-"""
+"""Finite first legs: their limit and its order, where they are exact and where they are biased."""
 
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from flowmaps.core.autodiff import EXACT, along_source
 from flowmaps.core.flow_map import NetFlowMap
@@ -17,24 +12,11 @@ from flowmaps.core.interpolant import INTERPOLANTS, edm, linear, trig
 from flowmaps.core.shape import like
 from flowmaps.core.solver import EULER, HEUN
 from flowmaps.errors import RecipeError
-from flowmaps.learn.legs import ShortLeg
+from flowmaps.learn.legs import LastLeg, ShortLeg
 from flowmaps.learn.objective import Objective, Recipe, Term
-from flowmaps.learn.rules import Eulerian, Points
-from flowmaps.learn.times import (
-    Count,
-    Decay,
-    Downwards,
-    FirstLeg,
-    FixedLeg,
-    GridTriple,
-    Neighbours,
-    NoiseLevel,
-    Sigmoid,
-    SortedPair,
-    Times,
-    Tuning,
-    Uniform,
-)
+from flowmaps.learn.rules import Eulerian, Lagrangian, Points
+from flowmaps.learn.splits import LastGap, Neighbours
+from flowmaps.learn.times import SortedPair, Times, Uniform
 from flowmaps.learn.weights import AtData, AtTarget, EDMWeight, PerLeg
 from flowmaps.recipes import get
 from flowmaps.testing import worlds
@@ -394,137 +376,6 @@ def test_gradients_reach_the_prediction_alone(gen) -> None:
     assert gradients[0].abs().max() > 1e-3
 
 
-# Laws -----------------------------------------------------------------------------------------------------------------
-
-N = 20_000
-LAWS = {
-    "share": FirstLeg(SortedPair(Uniform()), Decay(0.1, 0.002)),
-    "sigmoid": FirstLeg(SortedPair(Uniform()), Sigmoid()),
-    "fixed": FixedLeg(Downwards(), 0.01),
-    "grid": Neighbours(points=Count(2, 150, "sqrt")),
-    "ict": Neighbours(NoiseLevel(-1.1, 2.0), Count(10, 1280)),
-    "triple": GridTriple(18, 4),
-    "ect": Tuning(NoiseLevel(-1.1, 2.0)),
-    "tcm": Tuning(NoiseLevel(0.0, 0.2, low=1.0, freedom=0.01), limit=0.999),
-}
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from(sorted(LAWS)), st.integers(0, 10_000), st.floats(0, 1), st.integers(1, 40))
-def test_legs_lie_between_source_and_target(name, seed, progress, n) -> None:
-    s, w, t = LAWS[name](n, torch.Generator().manual_seed(seed), progress)
-    assert s.shape == w.shape == t.shape == (n,)
-    assert s.dtype == w.dtype == t.dtype == torch.float32
-    assert bool(((s >= w) & (w >= t) & (t >= 0) & (s <= 1)).all())
-    s_, near, t_ = LAWS[name].finer(4)(n, torch.Generator().manual_seed(seed), progress)
-    assert torch.equal(s_, s)
-    assert torch.equal(t_, t)
-    assert torch.allclose((s - near) * 4, (s - w).double(), atol=1e-12)
-
-
-def test_curriculum_of_counts() -> None:
-    """iCT: 10 steps, doubled in eight equal stages to 1280. CT: 2 points to 150 + 1, by the square root."""
-    ict = Count(10, 1280)
-    stages = [ict(i / 8 + 1e-6) for i in range(8)]
-    assert stages == [11, 21, 41, 81, 161, 321, 641, 1281]
-    assert ict(0.124) == 11
-    assert ict(1.0) == 1281
-    ct = Count(2, 150, "sqrt")
-    assert (ct(0.0), ct(1.0)) == (2, 151)
-    half = math.ceil(math.sqrt(0.5 * (151**2 - 4) + 4) - 1) + 1
-    assert ct(0.5) == half
-    with pytest.raises(RecipeError, match="1 <= start <= stop"):
-        Count(4, 3)
-
-
-def test_the_ramp_of_alpha_flow() -> None:
-    ramp = Sigmoid()
-    assert [float(ramp(torch.tensor(p))) for p in (0.0, 0.28, 0.5, 0.72, 1.0)] == pytest.approx(
-        [1.0, 1.0, 0.5, 0.0, 0.0]
-    )
-    assert float(ramp(torch.tensor(0.45))) == pytest.approx(1 - 1 / (1 + math.exp(25 * 0.05)))
-    late = Sigmoid(begin=0.5, end=1.0)
-    assert float(late(torch.tensor(0.75))) == pytest.approx(0.5)
-    assert float(late(torch.tensor(0.3))) == 1.0
-
-
-def test_decay_is_geometric() -> None:
-    decay = Decay(0.1, 0.002)
-    assert float(decay(torch.tensor(0.25))) == pytest.approx(0.1 * 0.02**0.25)
-    with pytest.raises(RecipeError, match="0 < stop <= start"):
-        Decay(0.1, 0.2)
-
-
-def test_noise_levels_are_truncated_lognormal(gen) -> None:
-    sigma = edm().sigma(NoiseLevel(-1.1, 2.0)(N, gen).double())
-    normal = torch.distributions.Normal(-1.1, 2.0)
-    ends = normal.cdf(torch.tensor([0.002, 80.0]).log())
-    for level in (0.05, 0.3, 1.0, 6.0):
-        cdf = normal.cdf(torch.tensor(level).log())
-        expected = float((cdf - ends[0]) / (ends[1] - ends[0]))
-        measured = (sigma < level).double().mean().item()
-        assert abs(measured - expected) < 5 * math.sqrt(expected * (1 - expected) / N)
-    assert sigma.min() >= 0.00199
-    assert NoiseLevel(0.0, 0.2, low=1.0, high=1.0)(3, gen).unique().numel() == 1
-    # Student's t with one degree of freedom is Cauchy: a quarter of the half above the mean lies beyond ... its quartile
-    cauchy = edm().sigma(NoiseLevel(0.0, 0.2, low=1.0, high=80.0, freedom=1.0)(N, gen).double())
-    total = math.atan(math.log(80) / 0.2)
-    expected = math.atan(1.0) / total
-    measured = (cauchy < math.exp(0.2)).double().mean().item()
-    assert abs(measured - expected) < 5 * math.sqrt(expected * (1 - expected) / N)
-
-
-def test_ict_draws_its_steps_with_the_published_masses(gen) -> None:
-    """p(sigma_i) is proportional to erf((log sigma_{i+1} - m) / (sqrt 2 std)) - erf((log sigma_i - m) / (sqrt 2 std))."""
-    s, w, _ = Neighbours(NoiseLevel(-1.1, 2.0), 11)(N, gen)
-    grid = edm().sigma(torch.linspace(0, 1, 11, dtype=torch.float64)).log()
-    mass = torch.erf((grid + 1.1) / (2**0.5 * 2.0)).diff()
-    mass = mass / mass.sum()
-    cell = (w * 10).round().long()
-    assert torch.equal((s * 10).round().long(), cell + 1)
-    measured = torch.bincount(cell, minlength=10).double() / N
-    assert bool(((measured - mass).abs() < 5 * (mass * (1 - mass) / N).sqrt() + 1e-9).all())
-
-
-def test_ect_shrinks_its_gap(gen) -> None:
-    for progress, stage in ((0.0, 0), (0.3, 2), (1.0, 7)):
-        s, w, t = Tuning(NoiseLevel(-1.1, 2.0))(N, gen, progress)
-        sigma, ahead = edm().sigma(s.double()), edm().sigma(w.double())
-        ratio = 1 - 2.0 ** -(stage + 1) * (1 + 8 / (1 + sigma.exp()))
-        expected = (sigma * ratio.clamp(min=0)).clamp(min=0.002)
-        # w is a float32 time of a seventh power
-        assert ((ahead - expected).abs() < 1e-5 * sigma).all()
-        assert bool((t == 0).all())
-    # stage 0 denoises where sigmoid(-sigma) > 1/8
-    clean = (Tuning(Uniform())(N, gen, 0.0).w == 0).double().mean()
-    expected = float(edm().time_at(-torch.tensor(7.0).log().log()))
-    assert abs(clean - expected) < 5 * math.sqrt(expected * (1 - expected) / N)
-    capped = Tuning(Uniform(0.5, 1.0), stages=20, limit=0.999)(N, gen, 1.0)
-    gap = 1 - edm().sigma(capped.w.double()) / edm().sigma(capped.s.double())
-    assert gap.min() > 0.99e-3
-
-
-def test_fixed_legs_end_at_short_targets(gen) -> None:
-    s, w, t = FixedLeg(Downwards(), 0.05)(N, gen)
-    short = s - t < 0.05
-    assert torch.equal(w[short], t[short])
-    assert torch.allclose((s - w)[~short], torch.tensor(0.05), atol=1e-6)
-    assert abs(float((t / s).mean()) - 0.5) < 5 * (1 / 12 / N) ** 0.5
-
-
-def test_triples_reach_no_further_than_they_may(gen) -> None:
-    """On 18 points with reach 4: legs of 1 to 4 cells, none beyond the target, each of the four as likely on long jumps."""
-    s, w, t = (torch.round(17 * time) for time in GridTriple(18, 4)(N, gen))
-    assert (s.min(), s.max(), t.min()) == (1, 17, 0)
-    assert ((s - w).min(), (s - w).max()) == (1, 4)
-    assert bool((w >= t).all())
-    cells = torch.bincount((s - w)[s - t >= 4].long(), minlength=5)[1:].double()
-    assert bool(((cells / cells.sum() - 0.25).abs() < 5 * (0.1875 / cells.sum()).sqrt()).all())
-    assert int(GridTriple(18)(N, gen)[0].mul(17).round().max()) == 17
-    with pytest.raises(RecipeError, match="1 <= reach < points"):
-        GridTriple(18, 18)
-
-
 def test_weights_of_the_first_leg() -> None:
     s, w, t = torch.tensor([0.8, 0.6]), torch.tensor([0.7, 0.5]), torch.zeros(2)
     term = Term(rule=ShortLeg(), times=Neighbours(), weight=PerLeg())
@@ -536,3 +387,62 @@ def test_weights_of_the_first_leg() -> None:
     sigma = edm().sigma(s)
     torch.testing.assert_close(EDMWeight()(edm(), s, t), (sigma**2 + 0.25) / (0.5 * sigma) ** 2)
     assert Term(rule=ShortLeg(), times=Neighbours()).span(Times(s, w, t))[1] is t
+
+
+# The last leg -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("leg", "expected"), [("euler", 2), ("heun", 3)])
+@pytest.mark.parametrize("make", [linear, trig])
+def test_a_last_leg_is_right_to_the_order_of_its_solver(make, leg, expected, gen) -> None:
+    """On the exact map u - T is (1 - gamma) times the local error of one step: the leg's length to the power `fall`."""
+    world = worlds.rotated(make())
+    b, rule = batch(world, gen), LastLeg("teacher", leg=leg)
+    errors = [
+        float(slope(rule, world.flow_map, split(b, 1 - h), Exact(world)).norm())
+        for h in (0.1, 0.05, 0.025)
+    ]
+    assert rule.fall == expected
+    assert order(errors) == pytest.approx(expected, abs=0.15)
+
+
+def test_the_last_leg_becomes_the_lagrangian_rule(gen) -> None:
+    """(u - T) / (1 - gamma) -> u + (t - s) du/dt - b_t(X), on a map that is wrong."""
+    world = worlds.rotated()
+    f, b = perturbed(world), batch(world, gen)
+    models = Exact(world, f)
+    prediction, target = Lagrangian("teacher", through="target")(f, b, models)
+    limit = (prediction - target).detach()
+    gaps = [
+        float((slope(LastLeg(), f, split(b, 1 - h), models) / h - limit).norm())
+        for h in (0.02, 0.01, 0.005)
+    ]
+    assert order(gaps) == pytest.approx(1, abs=0.1)
+    assert gaps[-1] < 0.05 * float(limit.norm())
+
+
+def test_the_last_leg_is_frozen_and_of_any_length(gen) -> None:
+    world = worlds.rotated()
+    f, b = perturbed(world), batch(world, gen)
+    whole = split(b, 0.0)  # the leg is all of the jump: one Heun step of the velocity
+    assert torch.equal(
+        LastLeg()(f, whole, Exact(world, f))[1],
+        HEUN.slope(world.velocity, b.x, b.times.s, b.times.t),
+    )
+    still = replace(b, times=Times(S, S, S))
+    assert torch.allclose(LastLeg()(f, still, Exact(world, f))[1], world.velocity(b.x, S))
+    assert not LastLeg()(f, split(b, 0.7), Exact(world, f))[1].requires_grad
+    with pytest.raises(RecipeError, match="not known"):
+        LastLeg("conditional")
+
+
+def test_last_gaps_end_at_the_target_and_inside_the_jump(gen) -> None:
+    """Lengths uniform up to the bound, or the jump: 5 standard errors of the mean."""
+    n = 20_000
+    s, w, t = LastGap(SortedPair(Uniform(), both=True), 0.1)(n, gen)
+    lengths, jumps = (w - t).abs(), (s - t).abs()
+    assert bool((lengths <= jumps + 1e-6).all())
+    assert bool(((w - t) * (s - t) >= 0).all())
+    long = jumps > 0.1
+    assert abs(float(lengths[long].mean()) - 0.05) < 5 * 0.03 / float(long.sum()) ** 0.5
+    assert float(LastGap(SortedPair(Uniform()), 0.1).finer(4).length) == 0.025

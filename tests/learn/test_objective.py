@@ -12,9 +12,10 @@ from flowmaps.core.flow_map import FlowMap, NetFlowMap
 from flowmaps.core.parametrization import Denoised
 from flowmaps.errors import RecipeError
 from flowmaps.learn.guidance import Guidance
+from flowmaps.learn.jumps import Dyadic
 from flowmaps.learn.objective import Objective, Recipe, Term, move, shard
 from flowmaps.learn.rules import Compositional, DiagonalRule, Eulerian, Lagrangian
-from flowmaps.learn.times import Diagonal, Dyadic, Fixed, LogUniform, SortedPair, Uniform
+from flowmaps.learn.times import Diagonal, Fixed, LogUniform, SortedPair, Uniform
 from flowmaps.learn.weights import InSpace, LearnedLogVar, MaxSNR, TangentNorm
 from flowmaps.testing import worlds
 

@@ -12,9 +12,10 @@ from flowmaps.core.interpolant import INTERPOLANTS, linear, trig
 from flowmaps.core.parametrization import EDMTwoTime
 from flowmaps.errors import RecipeError
 from flowmaps.learn.outputs import Towards, Trig
+from flowmaps.learn.ramps import Ramp
 from flowmaps.learn.rules import Points
 from flowmaps.learn.times import Times
-from flowmaps.learn.weights import AtData, Ramp
+from flowmaps.learn.weights import AtData
 from flowmaps.testing import worlds
 
 S = torch.tensor([0.93, 0.81, 0.64, 0.52, 0.37], dtype=torch.float64)

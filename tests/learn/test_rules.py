@@ -15,9 +15,10 @@ from flowmaps.core.flow_map import FlowMap, NetFlowMap
 from flowmaps.core.interpolant import INTERPOLANTS
 from flowmaps.errors import RecipeError
 from flowmaps.learn.objective import Objective, Recipe, Term
+from flowmaps.learn.ramps import Ramp
 from flowmaps.learn.rules import Compositional, DiagonalRule, Eulerian, Lagrangian, Points
 from flowmaps.learn.times import Diagonal, SortedPair, Times, Uniform
-from flowmaps.learn.weights import L2, Ramp
+from flowmaps.learn.weights import L2
 from flowmaps.testing import worlds
 
 S = torch.tensor([0.93, 0.81, 0.64, 0.52, 0.37], dtype=torch.float64)

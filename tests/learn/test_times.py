@@ -7,19 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowmaps.core.interpolant import edm, trig
 from flowmaps.errors import RecipeError
+from flowmaps.learn.jumps import Dyadic, HalvingGrid
 from flowmaps.learn.times import (
     Diagonal,
-    Dyadic,
     Fixed,
-    GapThenTarget,
-    HalvingGrid,
     LogitNormal,
-    LogTangent,
     LogUniform,
+    NoiseLevel,
     SortedPair,
     ToData,
     Uniform,
+    UShaped,
 )
 
 N = 20_000
@@ -98,43 +98,14 @@ def test_diagonal_takes_the_sources_of_a_pair(gen) -> None:
     assert abs(s.mean().item() - 2 / 3) < 5 / math.sqrt(18 * N)
 
 
-def test_dyadic_grid(gen) -> None:
-    s, w, t = Dyadic(5)(N, gen)
-    length = s - t
-    k = -torch.log2(length)
-    assert torch.equal(k, k.round())
-    for level in range(5):
-        share(k == level, 0.2)
-    cell = s / length  # the matching grid: whole numbers of jumps
-    assert torch.equal(cell, cell.round())
-    assert torch.equal(w, (s + t) / 2)
-    share((t == 0)[k == 2], 0.25)
-
-
-def test_halving_grid_stages(gen) -> None:
-    law = HalvingGrid(4)
-    for stage, steps in enumerate((8, 4, 2, 1)):
-        for progress in (stage / 4, stage / 4 + 0.24):
-            assert law.stage(progress) == stage
-            s, w, t = law(400, gen, progress)
-            assert torch.equal(s - t, torch.full((400,), 1 / steps))
-            assert torch.equal(w, (s + t) / 2)
-            assert set((s * steps).tolist()) == set(range(1, steps + 1))
-    assert law.stage(1.0) == 3
-
-
-@pytest.mark.parametrize("stages", range(1, 80))
-def test_stages_change_exactly_when_the_teacher_does(stages) -> None:
-    """`Recipe.refresh` is i / stages: also where i / stages * stages falls short of i."""
-    assert [HalvingGrid(stages).stage(i / stages) for i in range(stages)] == list(range(stages))
-
-
 def test_bad_laws_are_refused() -> None:
     for make, text in (
         (lambda: Uniform(0.7, 0.2), "Uniform needs low <= high"),
         (lambda: LogUniform(0.0, 2.0), "LogUniform needs 0 < low <= high"),
         (lambda: Dyadic(0), "Dyadic needs levels >= 1"),
         (lambda: HalvingGrid(0), "HalvingGrid needs stages >= 1"),
+        (lambda: NoiseLevel(0.0, 1.0, low=2.0, high=1.0), "NoiseLevel needs 0 <= low <= high"),
+        (lambda: NoiseLevel(0.0, 1.0, low=0.0, freedom=1.0), "cut it at levels 0 < low"),
     ):
         with pytest.raises(RecipeError, match=text):
             make()
@@ -147,34 +118,36 @@ def test_laws_are_functions_of_their_generator() -> None:
         assert not all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
 
 
-def test_log_tangent_is_log_normal_noise(gen) -> None:
-    z = torch.log(torch.tan(math.pi / 2 * LogTangent(-0.3, 1.4)(N, gen).double()))
+def test_uncut_noise_levels_are_log_normal(gen) -> None:
+    law = NoiseLevel(-0.3, 1.4, 0.0, math.inf, path=trig())
+    z = torch.log(torch.tan(math.pi / 2 * law(N, gen).double()))
     assert abs(z.mean() + 0.3) < 5 * 1.4 / math.sqrt(N)
     assert abs(z.std() - 1.4) < 5 * 1.4 / math.sqrt(2 * N)
     share(z < -0.3 + 1.4, 0.841345)
 
 
-def test_gaps_are_drawn_first_and_targets_are_truncated_to_them(gen) -> None:
-    """TVM: the gap has its own law, the target given the gap has the truncated logit-normal's distribution function."""
-    law = GapThenTarget(LogitNormal(-0.8, 1.0), -0.4, 1.3)
-    s, w, t = (time.double() for time in law(N, gen))
-    gap = s - t
-    assert bool((gap > 0).all() and (s <= 1).all() and (t >= 0).all())
-    z = torch.logit(gap.clamp(1e-9, 1 - 1e-9))
-    assert abs(z.mean() + 0.8) < 5 / math.sqrt(N)
-    share(z < 0.2, 0.841345)
-    assert torch.equal(w.float(), ((s + t) / 2).float())
+def test_noise_levels_are_truncated_lognormal(gen) -> None:
+    sigma = edm().sigma(NoiseLevel(-1.1, 2.0)(N, gen).double())
+    normal = torch.distributions.Normal(-1.1, 2.0)
+    ends = normal.cdf(torch.tensor([0.002, 80.0]).log())
+    for level in (0.05, 0.3, 1.0, 6.0):
+        cdf = normal.cdf(torch.tensor(level).log())
+        expected = float((cdf - ends[0]) / (ends[1] - ends[0]))
+        measured = (sigma < level).double().mean().item()
+        assert abs(measured - expected) < 5 * math.sqrt(expected * (1 - expected) / N)
+    assert sigma.min() >= 0.00199
+    assert NoiseLevel(0.0, 0.2, low=1.0, high=1.0)(3, gen).unique().numel() == 1
+    # Student's t with one degree of freedom is Cauchy: a quarter of the half above the mean lies beyond ... its quartile
+    cauchy = edm().sigma(NoiseLevel(0.0, 0.2, low=1.0, high=80.0, freedom=1.0)(N, gen).double())
+    total = math.atan(math.log(80) / 0.2)
+    expected = math.atan(1.0) / total
+    measured = (cauchy < math.exp(0.2)).double().mean().item()
+    assert abs(measured - expected) < 5 * math.sqrt(expected * (1 - expected) / N)
 
-    def below(value: torch.Tensor) -> torch.Tensor:
-        return torch.special.ndtr((torch.logit(value.clamp(1e-9, 1 - 1e-9)) + 0.4) / 1.3)
 
-    uniform = torch.sort(below(t) / below(1 - gap)).values
-    steps = torch.arange(1, N + 1, dtype=torch.float64) / N
-    assert (uniform - steps).abs().max() < 2.74 / math.sqrt(N)  # Kolmogorov: 6e-7
-    # given the gap, not only on average: the same among the longest gaps
-    long = gap > 0.6
-    share((below(t) / below(1 - gap))[long] < 0.3, 0.3)
-    share(
-        t[long] < 0.1,
-        float((below(torch.tensor(0.1).double()) / below(1 - gap[long])).clamp(max=1).mean()),
-    )
+def test_u_shaped(gen) -> None:
+    """Mass of [0, 1/4]: half of what e^{at} and e^{a(1-t)} have there."""
+    t = UShaped(4.0)(N, gen)
+    mass = 0.5 * ((math.e - 1) + (math.exp(4) - math.exp(3))) / (math.exp(4) - 1)
+    for part in (t < 0.25, t > 0.75):
+        assert abs(part.float().mean() - mass) < 5 * math.sqrt(mass * (1 - mass) / N)

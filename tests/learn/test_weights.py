@@ -25,7 +25,6 @@ from flowmaps.learn.weights import (
     LogVar,
     MaxSNR,
     Perceptual,
-    Ramp,
     Relax,
     Rise,
     Sum,
@@ -234,26 +233,6 @@ def test_weights_of_time() -> None:
     assert_close(TangentGap(0.5)(path, S, T), (gap + 0.5) ** -0.5)
     assert_close(TangentGap()(path, S, S), torch.ones_like(S))
     assert Before(0.6)(path, S, T).tolist() == [0, 0, 1, 1, 1]
-
-
-def test_ramp() -> None:
-    ramp = Ramp(0.2, 1.4, begin=0.25, end=0.75)
-    for progress, value in (
-        (0.0, 0.2),
-        (0.25, 0.2),
-        (0.35, 0.44),
-        (0.6, 1.04),
-        (0.75, 1.4),
-        (1.0, 1.4),
-    ):
-        assert_close(ramp(torch.tensor(progress)), torch.tensor(value), rtol=1e-6, atol=0)
-    closer = ramp.finer(4)
-    for progress in (0.0, 0.4, 0.6, 1.0):
-        p = torch.tensor(progress)
-        assert_close(1 - closer(p), (1 - ramp(p)) / 4, rtol=1e-5, atol=1e-7)
-    for begin, end in ((0.5, 0.5), (-0.1, 1.0), (0.0, 1.1)):
-        with pytest.raises(RecipeError, match="Ramp needs 0 <= begin < end <= 1"):
-            Ramp(0.0, 1.0, begin, end)
 
 
 def test_log_variance_starts_at_zero_and_depends_on_both_times() -> None:

@@ -1,6 +1,11 @@
-r"""More laws of jumps: shared by groups, within a band that grows, from U-shaped sources, and IMM's nearby pairs.
+r"""Laws of jumps that one family of methods brought along.
 
-All are laws as those of `times`, drawn in float32 on the CPU.
+Dyadic          lengths 2^-k on a grid                              (shortcut models)
+HalvingGrid     one step of a grid that coarsens in stages          (progressive distillation)
+Within          no longer than a band, which widens in stages       (progressive flow map matching)
+SourceThenGap   a source, then how far down                         (Re-MeanFlow)
+GapThenTarget   a length, then a target that leaves room for it     (terminal velocity matching)
+Inductive       w a fixed distance of noise level below s           (inductive moment matching)
 """
 
 from dataclasses import dataclass
@@ -11,7 +16,49 @@ from torch import Generator, Tensor
 
 from ..core.interpolant import Interpolant
 from ..errors import RecipeError
-from .times import Law, LogitNormal, TimeLaw, Times, Uniform
+from .particles import Grouped as Grouped  # its older place
+from .ramps import stage
+from .times import Law, LogitNormal, Times, Uniform, UShaped, either_way
+
+
+@final
+@dataclass(frozen=True)
+class Dyadic:
+    """Jumps of length $2^{-k}$, k uniform in 0..levels-1, on the matching grid, halved at w (Frans et al. 2024)."""
+
+    levels: int = 7
+
+    def __post_init__(self) -> None:
+        if self.levels < 1:
+            raise RecipeError(f"Dyadic needs levels >= 1; got {self.levels}")
+
+    def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
+        k = torch.randint(0, self.levels, (n,), generator=generator)
+        count = 2.0**k
+        cell = torch.floor(torch.rand(n, generator=generator) * count)
+        s, length = (cell + 1) / count, 1 / count
+        return Times(s, s - length / 2, s - length)
+
+
+@final
+@dataclass(frozen=True)
+class HalvingGrid:
+    """Progressive distillation's jumps: one step of a grid of N, w in the middle; N halves at every stage.
+
+    Stage i of `stages` has $N = 2^{stages-1-i}$ steps, so the last one is one step. Stages share the run equally.
+    """
+
+    stages: int = 6
+
+    def __post_init__(self) -> None:
+        if self.stages < 1:
+            raise RecipeError(f"HalvingGrid needs stages >= 1; got {self.stages}")
+
+    def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
+        count = 2.0 ** (self.stages - 1 - stage(progress, self.stages))
+        cell = torch.floor(torch.rand(n, generator=generator) * count)
+        s = (cell + 1) / count
+        return Times(s, s - 0.5 / count, s - 1 / count)
 
 
 @final
@@ -36,30 +83,15 @@ class Within:
             )
 
     def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
-        stage = min(int(progress * self.stages + 1e-9), self.stages - 1)
-        reach = min(1.0, self.band * 2**stage)
+        reach = min(1.0, self.band * 2 ** stage(progress, self.stages))
         # a gap g leaves room 1 - g for the pair: invert the distribution g - g^2 / 2 on [0, reach]
         share = torch.rand(n, generator=generator) * (reach - reach**2 / 2)
         gap = 1 - torch.sqrt(1 - 2 * share)
         t = torch.rand(n, generator=generator) * (1 - gap)
         s = t + gap
         if self.both:
-            swap = torch.rand(n, generator=generator) < 0.5
-            s, t = torch.where(swap, t, s), torch.where(swap, s, t)
+            s, t = either_way(s, t, generator)
         return Times(s, (s + t) / 2, t)
-
-
-@final
-@dataclass(frozen=True)
-class UShaped:
-    """Density proportional to exp(a t) + exp(a (1 - t)): the ends of the path (Lee et al. 2024, RF++, arXiv:2405.20320; a = 4)."""
-
-    a: float = 4.0
-
-    def __call__(self, n: int, generator: Generator) -> Tensor:
-        u = torch.rand(n, generator=generator)
-        rising = torch.log1p(u * torch.expm1(torch.tensor(self.a))) / self.a
-        return torch.where(torch.rand(n, generator=generator) < 0.5, 1 - rising, rising)
 
 
 @final
@@ -85,16 +117,29 @@ class SourceThenGap:
 
 @final
 @dataclass(frozen=True)
-class Grouped:
-    """A law whose times are shared by groups of `size` rows: row i has those of row i + n/size, as `KernelDistance` wants."""
+class GapThenTarget:
+    r"""Terminal velocity matching's jumps: a gap g first, then a target that leaves room for it, s = t + g, w in the middle.
 
-    law: TimeLaw
-    size: int = 4
+    The target is logit-normal(mean, std), truncated to [0, 1 - g] by its inverse distribution function: no jump has length 0
+    and none is thrown away (Zhou et al. 2025, arXiv:2511.19797).
+
+    Attributes:
+        gap: Law of g, in (0, 1).
+        mean: Of the logit of the target, before it is truncated.
+        std: Likewise.
+    """
+
+    gap: Law = LogitNormal(-0.8, 1.0)
+    mean: float = -0.4
+    std: float = 1.0
 
     def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
-        groups = -(-n // self.size)
-        drawn = self.law(groups, generator, progress)
-        return Times(*(time.repeat(self.size)[:n] for time in drawn))
+        gap = self.gap(n, generator)
+        room = torch.special.ndtr((torch.logit(1 - gap) - self.mean) / self.std)
+        share = torch.rand(n, generator=generator) * room
+        t = torch.sigmoid(self.mean + self.std * torch.special.ndtri(share))
+        s = (t + gap).clamp(max=1)
+        return Times(s, (s + t) / 2, t)
 
 
 @final

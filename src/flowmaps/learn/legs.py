@@ -1,4 +1,6 @@
-r"""A finite first leg: the Eulerian rule before its limit, from consistency models to alpha-Flow, SoFlow and RCGM.
+r"""Finite legs: the Eulerian rule before its limit (consistency models, alpha-Flow, SoFlow, RCGM), and the Lagrangian rule.
+
+First the short *first* leg, `ShortLeg`.
 
 Split the jump s -> t at $w = s + \gamma(t-s)$. A velocity makes the short leg, a frozen map the long one:
 
@@ -6,6 +8,8 @@ $$ T = \gamma\,a + (1-\gamma)\,u^-(x_w, w, t), \qquad x_w = x + (w-s)\,a, \qquad
 
 As $\gamma \to 0$, $g \to u - a - (t-s)(\partial_s u + \nabla_x u\,a)$, MeanFlow's; $\gamma = 1$ is trajectory flow matching, with
 the conditional velocity denoising (methods.md 2.1). Two evaluations of the network take the place of a JVP.
+
+The short *last* leg, `LastLeg`, is its mirror image: a frozen jump s -> w, then a solver step of the velocity w -> t.
 """
 
 from dataclasses import dataclass
@@ -162,3 +166,53 @@ class ShortLeg:
         end, zero = b.x + like(t - s, u) * u, torch.zeros_like(t)
         carried = models.jump(self.jump, end, t, zero, b, through=True)
         return end + like(zero - t, u) * carried
+
+
+@final
+@dataclass(frozen=True)
+class LastLeg:
+    r"""One jump is a jump and a short leg from there: $u = \gamma\,u^-(x,s,w) + (1-\gamma)\,\Phi(X^-(x,s,w), w, t)$.
+
+    $\gamma = (w-s)/(t-s)$ and $\Phi$ is the slope of one solver step along a velocity. As w goes to t it is the Lagrangian rule
+    in mean-velocity form, $u + (t-s)\partial_t u = b_t(X)$, without its forward-mode derivative.
+
+    Attributes:
+        velocity: Whose velocity makes the last leg: "teacher", or "self" and "ema" for self-distillation.
+        jump: Who answers for the jump, frozen.
+        leg: "euler" (bias of first order in the leg's length) or "heun" (second).
+
+    Raises:
+        RecipeError: For the conditional velocity, which is known at x and not at X(x, s, w).
+
+    Source:
+        Sabour et al. 2025 (AYF-LMD, arXiv:2506.14603), before its limit; Boffi et al. 2024 (arXiv:2406.07507).
+    """
+
+    velocity: VelocitySource = "teacher"
+    jump: MapSource = "self"
+    leg: Literal["euler", "heun"] = "heun"
+
+    def __post_init__(self) -> None:
+        if self.velocity == "conditional":
+            raise RecipeError(
+                "the last leg begins at X(x, s, w), where the conditional velocity of (x, s) is not known; "
+                "use velocity='self', 'ema' or 'teacher'"
+            )
+
+    @property
+    def fall(self) -> int:
+        """Power of the leg's length with which the mean gradient at the exact map falls; a wrong rule's falls with one less."""
+        return 2 if self.leg == "euler" else 3
+
+    def __call__(self, f: FlowMap, b: Points, models: Models) -> tuple[Tensor, Tensor]:
+        s, w, t = b.times
+        solver = EULER if self.leg == "euler" else HEUN
+        with torch.no_grad():
+            first = models.jump(self.jump, b.x, s, w, b)
+            middle = b.x + like(w - s, b.x) * first
+            last = solver.slope(
+                lambda x, time: models.velocity(self.velocity, x, time, b), middle, w, t
+            )
+        same = s == t
+        share = like(torch.where(same, 0.0, (w - s) / torch.where(same, 1.0, t - s)), b.x)
+        return f.mean_velocity(b.x, s, t, **b.cond), share * first + (1 - share) * last

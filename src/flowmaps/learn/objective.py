@@ -69,6 +69,12 @@ class Recipe:
             raise RecipeError(
                 f"recipe {self.name!r} lives on {self.interpolant} but its parametrization on {path}; give both one path"
             )
+        unguided = [term.label for term in self.terms if getattr(term.rule, "unguided", False)]
+        if unguided and self.guidance is not None and not self.guidance.off:
+            raise RecipeError(
+                f"recipe {self.name!r} learns the law of the data (its terms {unguided}), which is not that of guided "
+                "samples: leave guidance out, or switch it off by scale 1 and guide while sampling"
+            )
         if "ema" in self.sources and self.ema_target is None:
             raise RecipeError(
                 f"recipe {self.name!r} uses the source 'ema': set ema_target, the decay of that average"

@@ -17,8 +17,8 @@ from ..core.interpolant import trig
 from ..core.parametrization import EDMTwoTime
 from ..core.shape import like
 from ..errors import RecipeError
+from .ramps import Ramp
 from .rules import Models, Points, VelocitySource
-from .weights import Ramp
 
 
 @final

@@ -28,8 +28,8 @@ from ..core.autodiff import EXACT, Derivative, TwoTime, along_source, along_targ
 from ..core.flow_map import FlowMap
 from ..core.shape import like
 from ..errors import RecipeError
+from .ramps import Ramp
 from .times import Times
-from .weights import Ramp
 
 VelocitySource = Literal["conditional", "self", "ema", "teacher"]
 MapSource = Literal["self", "ema", "teacher"]

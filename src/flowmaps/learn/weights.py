@@ -1,4 +1,4 @@
-r"""How an error becomes a loss: spaces, tangent transforms, metrics, weights of time, ramps, in this order.
+r"""How an error becomes a loss: spaces, metrics, weights of time, tangent transforms, in this order.
 
 A space reads both sides of a rule as something else than a mean velocity; a tangent transform acts on
 $g$ = prediction - target, which is where every trick on the learning direction belongs (methods.md 2.4); a metric maps
@@ -311,39 +311,6 @@ class Relax:
     def __call__(self, g: Tensor, s: Tensor, t: Tensor) -> Tensor:
         first = g if self.of is None else self.of(g, s, t)
         return like(1 - (1 - s) ** self.p, g) * first
-
-
-@final
-@dataclass(frozen=True)
-class Ramp:
-    """The factor of a derivative: from `start` to `stop` while training progress goes from `begin` to `end`, linearly.
-
-    Where it is not 1 the rule is biased towards its part without the derivative.
-
-    Example:
-        >>> Ramp(0.0, 1.0, end=0.5)(torch.tensor(0.25))
-        tensor(0.5000)
-    """
-
-    start: float
-    stop: float
-    begin: float = 0.0
-    end: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.begin < self.end <= 1:
-            raise RecipeError(
-                f"Ramp needs 0 <= begin < end <= 1; got begin={self.begin}, end={self.end}"
-            )
-
-    def __call__(self, progress: Tensor) -> Tensor:
-        share = ((progress - self.begin) / (self.end - self.begin)).clamp(0, 1)
-        return self.start + (self.stop - self.start) * share
-
-    def finer(self, factor: int) -> "Ramp":
-        """The ramp whose distance from 1, the rule itself, is `factor` times smaller."""
-        start, stop = (1 - (1 - r) / factor for r in (self.start, self.stop))
-        return Ramp(start, stop, self.begin, self.end)
 
 
 @final

@@ -9,8 +9,10 @@ released code multiplies finite legs by alpha once more, which the paper's divis
 from ..core.autodiff import EXACT
 from ..learn.legs import ShortLeg
 from ..learn.objective import Recipe, Term
+from ..learn.ramps import Sigmoid
 from ..learn.rules import DiagonalRule
-from ..learn.times import Diagonal, FirstLeg, LogitNormal, Sigmoid, SortedPair
+from ..learn.splits import FirstLeg
+from ..learn.times import Diagonal, LogitNormal, SortedPair
 from ..learn.weights import L2, Adaptive
 
 

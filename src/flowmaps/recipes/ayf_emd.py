@@ -6,9 +6,10 @@ share of the run; autoguidance is the teacher's own matter (give one that is gui
 """
 
 from ..learn.objective import Recipe, Term
+from ..learn.ramps import Ramp
 from ..learn.rules import Eulerian
 from ..learn.times import Law, SortedPair, Uniform
-from ..learn.weights import Ramp, TangentNorm
+from ..learn.weights import TangentNorm
 
 
 def ayf_emd(

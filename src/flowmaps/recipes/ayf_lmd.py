@@ -5,9 +5,10 @@ whose settings it shares.
 """
 
 from ..learn.objective import Recipe, Term
+from ..learn.ramps import Ramp
 from ..learn.rules import Lagrangian
 from ..learn.times import Law, SortedPair, Uniform
-from ..learn.weights import Ramp, TangentNorm
+from ..learn.weights import TangentNorm
 
 
 def ayf_lmd(

@@ -9,7 +9,7 @@ from ..core.interpolant import edm
 from ..core.parametrization import Boundary
 from ..learn.legs import Leg, ShortLeg
 from ..learn.objective import Recipe, Term
-from ..learn.times import Neighbours
+from ..learn.splits import Neighbours
 from ..learn.weights import AtTarget
 
 

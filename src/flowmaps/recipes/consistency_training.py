@@ -8,7 +8,8 @@ from ..core.interpolant import edm
 from ..core.parametrization import Boundary
 from ..learn.legs import ShortLeg
 from ..learn.objective import Recipe, Term
-from ..learn.times import Count, Neighbours
+from ..learn.ramps import Count
+from ..learn.splits import Neighbours
 from ..learn.weights import AtTarget
 
 

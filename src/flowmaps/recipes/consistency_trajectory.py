@@ -11,7 +11,8 @@ from ..core.parametrization import Boundary
 from ..learn.legs import ShortLeg
 from ..learn.objective import Recipe, Term
 from ..learn.rules import DiagonalRule
-from ..learn.times import Diagonal, GridTriple, NoiseLevel
+from ..learn.splits import GridTriple
+from ..learn.times import Diagonal, NoiseLevel
 from ..learn.weights import InSpace
 
 

@@ -12,7 +12,8 @@ from ..core.interpolant import edm
 from ..core.parametrization import Boundary
 from ..learn.legs import ShortLeg
 from ..learn.objective import Recipe, Term
-from ..learn.times import NoiseLevel, Tuning
+from ..learn.splits import Tuning
+from ..learn.times import NoiseLevel
 from ..learn.weights import AtTarget, EDMWeight, Huber, PerLeg
 
 

@@ -5,9 +5,12 @@ Half of the batch anchors the velocity, half learns jumps to t = 0 whose target 
 two tasks are told apart by (s, s) and (s, 0), the paper's other option, not by label ranges; each has rows of its own.
 """
 
+import math
+
+from ..core.interpolant import trig
 from ..learn.objective import Recipe, Term
 from ..learn.rules import DiagonalRule, Eulerian, VelocitySource
-from ..learn.times import Diagonal, LogTangent, ToData
+from ..learn.times import Diagonal, NoiseLevel, ToData
 from ..learn.weights import L2, Adaptive, Clip, Cosine, Relax, Rise, Sum
 
 
@@ -21,7 +24,7 @@ def facm(
     c: float = 1e-3,
 ) -> Recipe:
     """Guidance 1.75 of the paper: `Guidance(classes, Fixed(1.75), high=0.875)`."""
-    law = LogTangent(mean, std)
+    law = NoiseLevel(mean, std, 0.0, math.inf, path=trig())
     return Recipe(
         name="facm",
         cite=("peng2025facm",),

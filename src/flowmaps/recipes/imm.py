@@ -6,9 +6,9 @@ Deviations: guidance is left to the sampler; a group may mix labels; jumps short
 """
 
 from ..core.interpolant import linear
-from ..learn.endpoints import InductiveWeight, KernelDistance, Moments
-from ..learn.jumps import Grouped, Inductive
+from ..learn.jumps import Inductive
 from ..learn.objective import Recipe, Term
+from ..learn.particles import Grouped, InductiveWeight, KernelDistance, Moments
 
 
 def imm(group: int = 4, k: float = 12.0, a: int = 1, b: float = 5.0, high: float = 0.994) -> Recipe:

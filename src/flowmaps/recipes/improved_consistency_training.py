@@ -8,7 +8,9 @@ from ..core.interpolant import edm
 from ..core.parametrization import Boundary
 from ..learn.legs import ShortLeg
 from ..learn.objective import Recipe, Term
-from ..learn.times import Count, Neighbours, NoiseLevel
+from ..learn.ramps import Count
+from ..learn.splits import Neighbours
+from ..learn.times import NoiseLevel
 from ..learn.weights import AtTarget, Huber, PerLeg
 
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 from ..core.interpolant import linear, trig
 from ..core.parametrization import Average, Denoised
+from ..learn.jumps import HalvingGrid
 from ..learn.objective import Recipe, Term
 from ..learn.rules import Compositional
-from ..learn.times import HalvingGrid
 from ..learn.weights import MaxSNR
 
 

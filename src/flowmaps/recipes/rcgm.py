@@ -7,7 +7,8 @@ Deviations: the average's decay has the trainer's warm-up, not its own; guidance
 
 from ..learn.legs import ShortLeg
 from ..learn.objective import Recipe, Term
-from ..learn.times import Downwards, FixedLeg
+from ..learn.splits import FixedLeg
+from ..learn.times import Downwards
 from ..learn.weights import Clip
 
 

@@ -13,8 +13,9 @@ from ..core.interpolant import trig
 from ..core.parametrization import trig_two_time
 from ..learn.objective import Recipe, Term
 from ..learn.outputs import Trig
-from ..learn.times import LogTangent, ToData
-from ..learn.weights import Ramp, TangentNorm
+from ..learn.ramps import Ramp
+from ..learn.times import NoiseLevel, ToData
+from ..learn.weights import TangentNorm
 
 
 def rcm(
@@ -32,7 +33,8 @@ def rcm(
         warmup=Ramp(0.0, 1.0, end=warmup) if warmup else None,
         steep=True,
     )
-    times = ToData(LogTangent(mean - math.log(sigma_data), std))
+    shift = mean - math.log(sigma_data)
+    times = ToData(NoiseLevel(shift, std, 0.0, math.inf, path=trig()))
     return Recipe(
         name="rcm",
         cite=("zheng2025rcm", "lu2024scm"),

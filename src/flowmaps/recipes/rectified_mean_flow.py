@@ -7,11 +7,11 @@ autoguidance; the pairs of the longest distance are not dropped.
 """
 
 from ..core.solver import HEUN, Solver
-from ..learn.jumps import SourceThenGap, UShaped
+from ..learn.jumps import SourceThenGap
 from ..learn.objective import Recipe, Term
 from ..learn.rules import DiagonalRule, Eulerian
 from ..learn.states import Coupled
-from ..learn.times import Diagonal, LogitNormal
+from ..learn.times import Diagonal, LogitNormal, UShaped
 from ..learn.weights import L2, Adaptive
 
 

@@ -12,9 +12,10 @@ from ..core.interpolant import trig
 from ..core.parametrization import trig_two_time
 from ..learn.objective import Recipe, Term
 from ..learn.outputs import Trig
+from ..learn.ramps import Ramp
 from ..learn.rules import VelocitySource
-from ..learn.times import LogTangent, ToData
-from ..learn.weights import LearnedLogVar, Ramp, TangentNorm
+from ..learn.times import NoiseLevel, ToData
+from ..learn.weights import LearnedLogVar, TangentNorm
 
 
 def scm(
@@ -27,6 +28,7 @@ def scm(
     channels: int = 128,
 ) -> Recipe:
     """Jumps to t = 0 from log-normal(mean, std) noise levels; the tangent term grows over a share `warmup` of the run."""
+    shift = mean - math.log(sigma_data)
     rule = Trig(velocity, warmup=Ramp(0.0, 1.0, end=warmup) if warmup else None)
     return Recipe(
         name="scm",
@@ -34,7 +36,7 @@ def scm(
         terms=(
             Term(
                 rule=rule,
-                times=ToData(LogTangent(mean - math.log(sigma_data), std)),
+                times=ToData(NoiseLevel(shift, std, 0.0, math.inf, path=trig())),
                 tangent=TangentNorm(c / sigma_data),
                 weight=LearnedLogVar(channels),
             ),

@@ -6,9 +6,10 @@ shortest jump are asked for as jumps of 2^-7, where the code asks its flow-match
 code's paths keep 1e-5 of noise in the data.
 """
 
+from ..learn.jumps import Dyadic
 from ..learn.objective import Recipe, Term
 from ..learn.rules import Compositional, DiagonalRule
-from ..learn.times import Diagonal, Dyadic, Uniform
+from ..learn.times import Diagonal, Uniform
 
 
 def shortcut(

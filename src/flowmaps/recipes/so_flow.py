@@ -7,8 +7,10 @@ its adaptively weighted square (hence `scale`). Deviations: guidance is `Recipe.
 
 from ..learn.legs import ShortLeg
 from ..learn.objective import Recipe, Term
+from ..learn.ramps import Decay
 from ..learn.rules import DiagonalRule
-from ..learn.times import Decay, Diagonal, FirstLeg, LogitNormal, SortedPair
+from ..learn.splits import FirstLeg
+from ..learn.times import Diagonal, LogitNormal, SortedPair
 from ..learn.weights import L2, Adaptive
 
 

@@ -5,9 +5,10 @@ drawn first, so no jump has length 0, where the rule would be flow matching with
 losses has half of the batch instead of all of it; no scaled parametrisation and no 1 / scale^2 weight for guidance.
 """
 
+from ..learn.jumps import GapThenTarget
 from ..learn.objective import Recipe, Term
 from ..learn.rules import DiagonalRule, Lagrangian
-from ..learn.times import Diagonal, GapThenTarget, LogitNormal
+from ..learn.times import Diagonal, LogitNormal
 
 
 def tvm(
