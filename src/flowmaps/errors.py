@@ -31,3 +31,7 @@ class TrainingError(FlowmapsError, RuntimeError):
 
 class ControlError(FlowmapsError, ValueError):
     """A reward, an operator or a setting of a control that cannot be used."""
+
+
+class AdapterError(FlowmapsError, ValueError):
+    """A model, folder or scheduler of another library that cannot be read as it stands."""

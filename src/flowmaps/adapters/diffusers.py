@@ -1,0 +1,153 @@
+"""Any model of Hugging Face diffusers: as a velocity (a teacher), and as a flow map that starts as that velocity.
+
+    teacher = velocity("path/of/a/pipeline")
+    student = flow_map(teacher)
+
+Both are `NetFlowMap`s, so samplers, solvers, recipes, metrics and controls take them. Points are what the denoiser sees
+(latents, for latent models); conditioning is given by the denoiser's own argument names. Needs `flowmaps[diffusers]`.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.flow_map import NetFlowMap
+from ..core.interpolant import Interpolant
+from ..core.parametrization import Average
+from ..errors import AdapterError
+
+try:
+    import accelerate as _accelerate
+    import diffusers as _diffusers
+    import peft as _peft
+    import transformers as _transformers
+except ImportError as error:
+    raise AdapterError(
+        f"the adapter of diffusers needs the package {error.name}: pip install 'flowmaps[diffusers]'"
+    ) from error
+
+from .denoiser import Denoiser, OnPath, core_of, second_time, traits
+from .guided import Guided
+from .load import opened
+from .schedule import Schedule, schedule
+from .two_time import OWN, FlowMapModel, with_own_second_time
+
+__all__ = ["FlowMapModel", "Guided", "Schedule", "add_lora", "denoiser", "flow_map", "schedule", "velocity"]
+
+
+def velocity(
+    source: Any,
+    *,
+    scheduler: Any = None,
+    prediction: str | None = None,
+    path: Interpolant | None = None,
+    constant: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> NetFlowMap:
+    """A denoiser of diffusers as a velocity: a local flow map, whose jumps are DDIM steps (Euler steps for flows).
+
+    Args:
+        source: A pipeline, a folder that `save_pretrained` wrote, a name on the hub, or a model with `scheduler`.
+        scheduler: Says on which path the model was trained; by default the pipeline's.
+        prediction: "epsilon", "v_prediction", "sample" or "flow_prediction"; by default as the scheduler says.
+        path: The path that the result lives on, through matched SNR; by default the model's own, read off the scheduler.
+        constant: Arguments of the model without a batch axis, such as Flux's `img_ids` and `txt_ids`.
+        dtype: What its weights are cast to.
+
+    Raises:
+        AdapterError: If something is missing; the sentence says what, and how to give it.
+    """
+    model, scheduler = opened(source, scheduler, dtype)
+    return _read(Denoiser(model, schedule(scheduler, prediction), constant), path, local=True)
+
+
+def flow_map(
+    source: Any,
+    *,
+    embedders: Sequence[str] | None = None,
+    path: Interpolant | None = None,
+    **options: Any,
+) -> NetFlowMap:
+    """A denoiser of diffusers with a second time: a flow map that starts as the model's velocity, exactly.
+
+    A class that has a second time of its own keeps it (AnyFlow, Flux3, HunyuanImage, HunyuanVideo15); every other is wrapped
+    as `FlowMapModel`. Given a `velocity`, its model is copied and the teacher stays as it is; a model that was loaded for
+    this call, or is given as such, is used itself.
+
+    Args:
+        source: As in `velocity`, or what `velocity` returned.
+        embedders: Names of the modules that embed the time, for models in which they are not found.
+        path: As in `velocity`; by default that of the source.
+        options: The other arguments of `velocity`, when the source is not one already.
+
+    Raises:
+        AdapterError: As `velocity`, or if nothing in the model embeds a time.
+    """
+    if isinstance(source, NetFlowMap):
+        old = denoiser(source)
+        path = source.interpolant if path is None else path
+        old = Denoiser(copy.deepcopy(old.model), old.schedule, old.constant)
+    else:
+        old = denoiser(velocity(source, **options))
+    model = _two_time(old, list(embedders) if embedders else None)
+    return _read(Denoiser(model, old.schedule, old.constant), path, local=False)
+
+
+def denoiser(flow_map: NetFlowMap) -> Denoiser:
+    """The denoiser inside a map of this module: `.model` is diffusers' own, `.schedule` what its scheduler says."""
+    net = flow_map.net.own.net if isinstance(flow_map.net, OnPath) else flow_map.net
+    if not isinstance(net, Denoiser):
+        raise AdapterError(f"this flow map holds no model of diffusers, but {type(net).__name__}")
+    return net
+
+
+def add_lora(
+    flow_map: NetFlowMap,
+    rank: int = 16,
+    targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0"),
+    *,
+    alpha: float | None = None,
+) -> NetFlowMap:
+    """Freeze the model but for LoRA of its attention and the embedding of the second time; returns the same map.
+
+    `denoiser(flow_map).model.save_lora_adapter(folder)` writes both to one standard file.
+
+    Raises:
+        AdapterError: If the model has no module among the targets.
+    """
+    model = denoiser(flow_map).model
+    own = OWN.get(type(model).__name__)
+    trained = ["jump"] if isinstance(model, FlowMapModel) else own and [own[2].rpartition(".")[2]]
+    config = _peft.LoraConfig(
+        r=rank, lora_alpha=int(alpha or rank), target_modules=list(targets), modules_to_save=trained
+    )
+    try:
+        model.add_adapter(config)  # pyright: ignore
+    except ValueError as error:
+        raise AdapterError(
+            f"{type(core_of(model)).__name__} has no module among targets={list(targets)}: name some of its linear layers"
+        ) from error
+    return flow_map
+
+
+def _two_time(old: Denoiser, embedders: list[str] | None) -> nn.Module:
+    model = old.model
+    if second_time(model) is not None:
+        return model
+    if type(model).__name__ in OWN:
+        twin = with_own_second_time(model)
+        assert twin is not None
+        return twin
+    unit = old.schedule.horizon / 1000 if traits(model).unit else old.schedule.horizon * old.scale
+    return FlowMapModel.around(model, unit, embedders)
+
+
+def _read(net: Denoiser, path: Interpolant | None, *, local: bool) -> NetFlowMap:
+    own = net.schedule
+    if path is None or path == own.path:
+        return NetFlowMap(net, own.path, own.parametrization, local=local)
+    inner = NetFlowMap(net, own.path, own.parametrization, local=local)
+    return NetFlowMap(OnPath(inner, path), path, Average(), local=local)
