@@ -71,9 +71,10 @@ def _real(arena: Json, score: str) -> str:
     return "" if real is None else f"; as many real data score {real:.3g}"
 
 
-def _value(row: Json, score: str, steps: int, sampler: str = "jump") -> list[float] | None:
+def _value(row: Json, score: str, steps: int, sampler: str = "") -> list[float] | None:
+    samplers = (sampler,) if sampler else ("jump", "renoise")
     for found in row["scores"]:
-        if (found["sampler"], found["steps"]) == (sampler, steps):
+        if found["steps"] == steps and found["sampler"] in samplers:
             return found.get(score)
     return None
 

@@ -8,6 +8,7 @@ compiled or wrapped by DDP as one module (forward-mode derivatives included), an
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple, final
 
 import torch
@@ -103,6 +104,13 @@ class Recipe:
     def needs_trajectories(self) -> bool:
         """Whether the data set must be one of stored trajectories."""
         return any(isinstance(term.state, Stored) for term in self.terms)
+
+    @cached_property
+    def to_data(self) -> bool:
+        """Whether all its jumps end at clean data, as in consistency models: such maps take several steps by noising again."""
+        drawn = (term.times(64, Generator().manual_seed(0), 0.5) for term in self.terms)
+        ends = torch.cat([times.t[times.s != times.t] for times in drawn])
+        return len(ends) > 0 and not bool(ends.any())
 
     def draw(
         self,
