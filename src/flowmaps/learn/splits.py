@@ -1,7 +1,8 @@
-r"""Where w divides a jump into a short first leg and the rest, for `ShortLeg`; legs that shorten, grids that get finer.
+r"""Where w divides a jump into a short leg and the rest, for `ShortLeg` and `LastLeg`; legs that shorten, grids that get finer.
 
 FirstLeg      a share of the jump                                   (alpha-Flow, SoFlow)
 FixedLeg      a length                                              (RCGM)
+LastGap       a length before the target, for `LastLeg`         (distillation)
 Neighbours    one cell of a grid, then on to the data               (consistency models)
 GridTriple    three points of a grid                                (consistency trajectory models)
 Tuning        a share of the noise level, smaller in every stage    (easy consistency tuning)
