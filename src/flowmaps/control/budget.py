@@ -173,17 +173,7 @@ class Budget:
 
     def score(self, reward: Reward) -> Reward:
         """The same reward, counted and looked at (`flowmaps.control.rewards.scored`)."""
-        inner, decode = reward, None
-        if isinstance(reward, Decoded):
-            inner, decode = reward.reward, reward.decode
-
-        def counted(x: Tensor) -> Tensor:
-            if decode is not None:
-                self.counts["decode"] += rows(x)
-                x = decode(x)
-            return self.called(scored(inner, x), "reward", "reward_backward")
-
-        return counted
+        return Scored(reward, self)
 
     def called(self, out: Tensor, forward: str, backward: str, jvp: str = "") -> Tensor:
         """Write down a call by what came out of it, (B, ...), and its backward pass when that happens."""
@@ -199,15 +189,30 @@ class Budget:
 
 def rows(x: Tensor) -> int:
     """Rows of a batch, times what `torch.vmap` hides."""
-    base = x
-    while torch._C._functorch.is_functorch_wrapped_tensor(base):  # pyright: ignore[reportPrivateUsage]
-        base = torch._C._functorch.get_unwrapped(base)  # pyright: ignore[reportPrivateUsage]
+    base, functorch = x, cast("Any", torch)._C._functorch
+    while functorch.is_functorch_wrapped_tensor(base):
+        base = functorch.get_unwrapped(base)
     return len(x) * (base.numel() // max(x.numel(), 1))
 
 
 def _dual() -> bool:
     """Whether a forward-mode derivative is being taken."""
     return cast("int", forward_ad._current_level) >= 0  # pyright: ignore[reportPrivateUsage]
+
+
+@final
+class Scored:
+    """A reward that is counted and looked at; `reward` is the reward itself."""
+
+    def __init__(self, reward: Reward, budget: Budget) -> None:
+        self.reward, self.budget = reward, budget
+
+    def __call__(self, x: Tensor) -> Tensor:
+        inner = self.reward
+        if isinstance(inner, Decoded):
+            self.budget.counts["decode"] += rows(x)
+            x, inner = inner.decode(x), inner.reward
+        return self.budget.called(scored(inner, x), "reward", "reward_backward")
 
 
 @final

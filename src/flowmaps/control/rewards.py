@@ -9,7 +9,7 @@ that is quietly wrong. -inf is allowed: it forbids a sample.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, cast, final
 
 import torch
 from torch import Tensor
@@ -118,6 +118,18 @@ def pull(centre: Tensor, curvature: float) -> Quadratic:
 
 @final
 @dataclass(frozen=True, eq=False)
+class Scaled:
+    """`factor` times a reward."""
+
+    reward: Reward
+    factor: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.factor * self.reward(x)
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Decoded:
     """A reward of what a latent sample is decoded to; `Budget` counts the decodes.
 
@@ -139,7 +151,7 @@ def scored(reward: Reward, x: Tensor) -> Tensor:
     Raises:
         ControlError: For anything but one floating-point number per row, for NaN and for +inf.
     """
-    r: object = reward(x)
+    r = cast("object", reward(x))
     name = getattr(reward, "__name__", type(reward).__name__)
     if not isinstance(r, Tensor):
         raise ControlError(
