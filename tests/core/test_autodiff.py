@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from flowmaps.core import autodiff
-from flowmaps.core.autodiff import Derivative, along_source, along_target
+from flowmaps.core.autodiff import Derivative, advection, along_source, along_target
 from flowmaps.core.interpolant import INTERPOLANTS
 from flowmaps.errors import DerivativeError
 from flowmaps.nets import MLP, DiT
@@ -65,6 +65,14 @@ def test_derivatives_agree_with_fine_differences(case, through) -> None:
     value, slope = along_target(net, x, S, T, through=through)
     close(slope, central(net, x, S, T, 0 * dx, 0, 1))
     assert slope.requires_grad == through
+
+
+def test_advection_leaves_the_times(case) -> None:
+    net, x, dx = case
+    slope = advection(net, x, S, T, dx)
+    close(slope, central(net, x, S, T, dx, 0, 0))
+    assert not slope.requires_grad
+    close(advection(net, x, S, T, dx, derivative=Derivative("finite", 1e-5)), slope)
 
 
 def test_gradient_through_the_derivative(case) -> None:

@@ -53,13 +53,14 @@ def test_costs_are_those_of_the_table(name) -> None:
 
 
 def test_terms_in_full_batches_are_those_of_the_table() -> None:
-    """LSD JB + F + FB; PSD and shortcut FB + 2F + FB; ESD as the library does it; MeanFlow's FB + J in a pass of its own."""
+    """LSD JB + F + FB; PSD and shortcut FB + 2F + FB; ESD JB + J + F + FB; MeanFlow's FB + J in a pass of its own."""
     for name, expected in {
         "lsd": {"diagonal": 3, "lagrangian": 7},
         "psd": {"diagonal": 3, "compositional": 5},
         "shortcut": {"diagonal": 3, "compositional": 5},
         "mean_flow": {"diagonal": 3, "eulerian": 5},
         "improved_mean_flow": {"diagonal": 3, "eulerian": 6},
+        "esd": {"diagonal": 3, "eulerian": 9},
         "so_flow": {"diagonal": 3, "shortleg": 4},
     }.items():
         r = recipes.get(name)
@@ -79,6 +80,7 @@ def test_shares_weigh_terms() -> None:
     ("rule", "calls"),
     [
         (Eulerian(), {"student FB": 1, "student J": 1}),
+        (Eulerian("self", through="partial"), {"student F": 1, "student J": 1, "student JB": 1}),
         (Eulerian("teacher", through="all"), {"student JB": 1, "teacher F": 1}),
         (Lagrangian("ema"), {"student JB": 1, "ema F": 1}),
         (Lagrangian("teacher", through="all"), {"student JB": 1, "teacher FB": 1}),

@@ -71,6 +71,7 @@ VARIANTS = {
     "lmd-target": lambda: recipes.get("lmd", through="target"),
     "lmd-compose": lambda: recipes.get("lmd", compose=0.25, ends=0.2),
     "lmd-skew": lambda: recipes.get("lmd", through="target", skew=1.8, starts=0.2, ends=0.2),
+    "emd-skew": lambda: recipes.get("emd", through="target", skew=1.8, starts=0.2, ends=0.2),
     "lsd-target": lambda: recipes.get("lsd", through="target", diagonal=0.5, compose=0.2),
     "psd-teacher": lambda: recipes.get("psd", anchor="teacher", channels=0, starts=0.3, ends=0.3),
     "psd-midpoint": lambda: recipes.get("psd", split="midpoint"),
@@ -99,6 +100,11 @@ def test_shares_and_skew_move_the_times_where_they_say(gen) -> None:
     s, _, t = law(n, gen)
     assert s.mean() > 0.66  # 0.673; uniform pairs have 0.667 and 0.333
     assert t.mean() < 0.25
+    # one law for the four that share it
+    for name in ("emd", "lsd", "psd"):
+        assert recipes.get(name, skew=1.8, starts=0.3, ends=0.2).terms[-1].times == replace(
+            law, starts=0.3, ends=0.2
+        )
     shares = [term.share for term in recipes.get("lsd", diagonal=0.5, compose=0.2).terms]
     assert shares == pytest.approx([0.5, 0.3, 0.2])
     assert recipes.get("psd", anchor="teacher", channels=0).needs_teacher

@@ -15,10 +15,11 @@ from flowmaps.core.shape import like
 from flowmaps.core.solver import EULER, HEUN
 from flowmaps.learn.endpoints import Endpoint
 from flowmaps.learn.objective import Recipe, Term
-from flowmaps.learn.rules import DiagonalRule, Lagrangian
+from flowmaps.learn.rules import DiagonalRule, Eulerian, Lagrangian
 from flowmaps.learn.states import Coupled, Trajectory
 from flowmaps.learn.times import Diagonal, SortedPair, Uniform
-from flowmaps.testing import worlds
+from flowmaps.learn.weights import TangentNorm
+from flowmaps.testing import contract, worlds
 from flowmaps.testing.contract import Straight, finer, refined_stationarity
 
 
@@ -67,6 +68,32 @@ def test_the_error_of_a_solver_falls_with_its_order(method, low, high) -> None:
 def test_steps_do_not_excuse_a_wrong_rule() -> None:
     assert refined_stationarity(stepping(Tilted()))[0] > 5
     assert refined_stationarity(stepping(Trajectory(HEUN, 2, 2), rule=WrongSign()))[0] > 5
+
+
+@final
+@dataclass(frozen=True)
+class Stuck:
+    """A warm-up that stops short of 1 and has nothing finer to offer."""
+
+    stop: float = 0.99
+
+    def __call__(self, progress):
+        return self.stop * (10 * progress).clamp(max=1)
+
+
+def test_a_warm_up_does_not_hide_what_is_wrong_at_the_end() -> None:
+    """Over the whole run the warm-up's own bias makes the standard error; at the end nothing does."""
+    term = Term(
+        rule=Eulerian("teacher", warmup=Stuck()),
+        times=SortedPair(Uniform()),
+        tangent=TangentNorm(),
+    )
+    recipe = Recipe(name="stuck", cite=("x",), terms=(term,))
+    assert contract._refined(recipe, 0, None)[0] < contract.STANDARD_ERRORS
+    assert refined_stationarity(recipe)[0] > 4 * contract.STANDARD_ERRORS
+    whole = replace(recipe, terms=(replace(term, rule=Eulerian("teacher", warmup=Stuck(1.0))),))
+    assert refined_stationarity(whole)[0] < contract.STANDARD_ERRORS
+    assert not contract._changes(recipes.get("mean_flow"))
 
 
 def test_finer_reaches_every_part_that_steps() -> None:

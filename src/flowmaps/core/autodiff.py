@@ -149,10 +149,16 @@ def along_source(
     """
     tangents = (dx, torch.ones_like(s), torch.zeros_like(t))
     if derivative.path is not None:
-        return _directional(
-            _on_path(fn, derivative.path, x, s, dx), (x, s, t), tangents, derivative, through
-        )
+        fn = _on_path(fn, derivative.path, x, s, dx)
     return _directional(fn, (x, s, t), tangents, derivative, through)
+
+
+def advection(
+    fn: TwoTime, x: Tensor, s: Tensor, t: Tensor, dx: Tensor, *, derivative: Derivative = EXACT
+) -> Tensor:
+    r"""$(\nabla_x f)\,\dot x$ (B, *D), detached: the times stay where they are. Arguments as `along_source`."""
+    tangents = (dx, torch.zeros_like(s), torch.zeros_like(t))
+    return _slope(fn, (x, s, t), tangents, derivative)
 
 
 def _on_path(fn: TwoTime, path: Interpolant, x: Tensor, s: Tensor, dx: Tensor) -> TwoTime:
@@ -188,17 +194,28 @@ def _directional(
     derivative: Derivative,
     through: bool,
 ) -> tuple[Tensor, Tensor]:
-    owned = (primals[0].contiguous(), primals[1].contiguous(), primals[2].contiguous())
-    matched = tuple(d.to(p.dtype).contiguous() for p, d in zip(owned, tangents, strict=True))
-    tangents = (matched[0], matched[1], matched[2])
-    if through and derivative.method != "finite":
-        with refuse_layer_norm(), _explain():
-            return derivative(fn, owned, tangents)
-    if through:
+    if not through:
+        slope = _slope(fn, primals, tangents, derivative)  # first: no graph is held meanwhile
+        return fn(*primals), slope
+    owned, tangents = _matched(primals, tangents)
+    if derivative.method == "finite":
         return derivative(fn, owned, tangents)
-    with torch.no_grad(), _explain():
-        slope = derivative.slope(fn, owned, tangents)
-    return fn(*primals), slope
+    with refuse_layer_norm(), _explain():
+        return derivative(fn, owned, tangents)
+
+
+@torch.no_grad()
+def _slope(fn: TwoTime, primals: Triple, tangents: Triple, derivative: Derivative) -> Tensor:
+    """The derivative alone, in a pass of its own without a graph."""
+    with _explain():
+        return derivative.slope(fn, *_matched(primals, tangents))
+
+
+def _matched(primals: Triple, tangents: Triple) -> tuple[Triple, Triple]:
+    """Primals that own their memory, and tangents of their dtypes."""
+    x, s, t = (p.contiguous() for p in primals)
+    dx, ds, dt = (d.to(p.dtype).contiguous() for p, d in zip((x, s, t), tangents, strict=True))
+    return (x, s, t), (dx, ds, dt)
 
 
 @contextmanager

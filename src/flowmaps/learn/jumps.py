@@ -16,7 +16,6 @@ from torch import Generator, Tensor
 
 from ..core.interpolant import Interpolant
 from ..errors import RecipeError
-from .particles import Grouped as Grouped  # its older place
 from .ramps import stage
 from .times import Law, LogitNormal, Times, Uniform, UShaped, either_way
 

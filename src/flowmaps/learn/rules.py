@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol, final
 import torch
 from torch import Tensor
 
-from ..core.autodiff import EXACT, Derivative, TwoTime, along_source, along_target
+from ..core.autodiff import EXACT, Derivative, TwoTime, advection, along_source, along_target
 from ..core.flow_map import FlowMap
 from ..core.shape import like
 from ..errors import RecipeError
@@ -156,10 +156,8 @@ class Eulerian:
             return slope, torch.zeros_like(slope)
         moved = along_source(
             _map(f, b), b.x, s, t, torch.zeros_like(v), derivative=self.derivative, through=True
-        )
-        advected = along_source(_map(f, b), b.x, s, t, v, derivative=self.derivative)[1]
-        # derivatives are linear in the tangent: (v, 1, 0) less (0, 1, 0) is the advection alone
-        return moved[1], moved[1].detach() - advected.detach()
+        )[1]
+        return moved, -advection(_map(f, b), b.x, s, t, v, derivative=self.derivative)
 
     def _regress(self, f: FlowMap, b: Points, v: Tensor, models: Models) -> tuple[Tensor, Tensor]:
         s, _, t = b.times

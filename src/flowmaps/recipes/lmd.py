@@ -3,14 +3,13 @@
 Nothing is detached by default, as in the paper; `through="jvp"` detaches the teacher's side, `through="target"` is the
 mean-velocity form (AYF-LMD, arXiv:2506.14603). Additions, off by default: `compose` spends a share of the batch on the
 compositional rule with the student's own jumps (a second characterisation of the same map, at 5 forward passes and no JVP);
-`starts` and `ends` move sources to noise and targets to data; `skew` draws sources from logit-normal(skew / 2, 1.6) and targets
-from logit-normal(-skew, 1.6), nearer to where few-step samplers jump and residuals are largest (the audit shows it).
+`skew`, `starts` and `ends` move sources towards noise and targets towards data (`flowmaps.learn.times.skewed`).
 Deviations: none known.
 """
 
 from ..learn.objective import Recipe, Term
 from ..learn.rules import Compositional, Lagrangian, Through
-from ..learn.times import LogitNormal, SortedPair, Uniform
+from ..learn.times import skewed
 
 
 def lmd(
@@ -21,9 +20,7 @@ def lmd(
     compose: float = 0.0,
 ) -> Recipe:
     r"""$\|\partial_t X(x,s,t) - b_t(X(x,s,t))\|^2$ with the teacher's b."""
-    early = Uniform() if skew is None else LogitNormal(skew / 2, 1.6)
-    late = None if skew is None else LogitNormal(-skew, 1.6)
-    pair = SortedPair(early, target=late, starts=starts, ends=ends)
+    pair = skewed(skew, starts, ends)
     distil = Term(rule=Lagrangian("teacher", through=through), times=pair, share=1 - compose)
     join = Term(rule=Compositional("self"), times=pair, share=compose) if compose else None
     terms = (distil, join) if join else (distil,)

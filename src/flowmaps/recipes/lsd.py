@@ -2,14 +2,14 @@
 
 The reduction is the released code's: the mean over the batch, of which 3/4 lies on the diagonal. `through="target"` is the
 variant that the paper suggests and does not use: the mean velocity regressed on the detached right-hand side, which costs no
-backward pass through the JVP. Additions, off by default: `compose`, `starts` and `ends`, as in `lmd`.
+backward pass through the JVP. Additions, off by default: `compose`, `skew`, `starts` and `ends`, as in `lmd`.
 Deviations: the learned weight has a floor, 0.1; without it (`floor=0`, as published) agreement with itself may drive out the
 data (CHANGELOG.md).
 """
 
 from ..learn.objective import Recipe, Term
 from ..learn.rules import Compositional, DiagonalRule, Lagrangian, Through
-from ..learn.times import Diagonal, SortedPair, Uniform
+from ..learn.times import Diagonal, Uniform, skewed
 from ..learn.weights import LearnedLogVar
 
 
@@ -18,13 +18,14 @@ def lsd(
     channels: int = 128,
     floor: float = 0.1,
     through: Through = "jvp",
+    skew: float | None = None,
     starts: float = 0.0,
     ends: float = 0.0,
     compose: float = 0.0,
 ) -> Recipe:
     r"""Flow matching on a share `diagonal`, $\partial_t X = v(X)$ on the rest, weighted by a learned variance."""
     weight = LearnedLogVar(channels, floor=floor)
-    pair = SortedPair(Uniform(), starts=starts, ends=ends)
+    pair = skewed(skew, starts, ends)
     anchor = Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=diagonal, weight=weight)
     rest = 1 - diagonal - compose
     move = Term(rule=Lagrangian("self", through=through), times=pair, share=rest, weight=weight)

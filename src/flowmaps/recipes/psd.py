@@ -2,7 +2,7 @@
 
 `split="uniform"` is PSD-U, `split="midpoint"` PSD-M, in the preconditioned (mean-velocity) form. `anchor="teacher"` takes the
 diagonal from a teacher instead of from data, and `channels=0` drops the learned weight: both make it `split_mean_flow`
-(Guo et al. 2025, arXiv:2507.16884) with a longer diagonal. Additions, off by default: `starts` and `ends`, as in `lmd`.
+(Guo et al. 2025, arXiv:2507.16884) with a longer diagonal. Additions, off by default: `skew`, `starts` and `ends`, as in `lmd`.
 Deviations: the learned weight has a floor, 0.1; without it (`floor=0`, as published) agreement with itself may drive out the
 data (CHANGELOG.md).
 """
@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..learn.objective import Recipe, Term
 from ..learn.rules import Compositional, DiagonalRule
-from ..learn.times import Diagonal, Fixed, SortedPair, Uniform
+from ..learn.times import Diagonal, Fixed, Uniform, skewed
 from ..learn.weights import LearnedLogVar
 
 
@@ -21,13 +21,14 @@ def psd(
     channels: int = 128,
     floor: float = 0.1,
     anchor: Literal["conditional", "teacher"] = "conditional",
+    skew: float | None = None,
     starts: float = 0.0,
     ends: float = 0.0,
 ) -> Recipe:
     """Flow matching on a share `diagonal`, the compositional rule on the rest."""
     weight = LearnedLogVar(channels, floor=floor) if channels else None
     law = Uniform() if split == "uniform" else Fixed(0.5)
-    pair = SortedPair(Uniform(), split=law, starts=starts, ends=ends)
+    pair = skewed(skew, starts, ends, split=law)
     tangent = DiagonalRule(anchor)
     return Recipe(
         name="psd",

@@ -12,6 +12,7 @@ Methods that step (a solver's trajectory, a finite difference, a finite jump) ar
 are not excused: parts that step have a method `finer(factor)`, and with halved and quartered steps the gradient must be zero
 within its error, or fall as a first-order method's does. A wrong rule's gradient does not fall.
 
+Recipes that change while they train are judged over the run and at its end, where the bias of a warm-up hides nothing.
 Recipes that couple data to noise (`Coupled`, reflow) learn another map, of straight lines: theirs is the truth then.
 """
 
@@ -157,13 +158,24 @@ def stationarity(
 
 
 def refined_stationarity(recipe: Recipe, seed: int = 0) -> tuple[float, tuple[float, ...]]:
-    """`stationarity`, with steps 1, 2 and 4 times finer until it holds.
+    """`stationarity`, with steps 1, 2 and 4 times finer until it holds; at the end of the run as well if the recipe changes.
 
-    Returns:
-        The drift, 0 if the gradient fell by FALL (to the power of the rule's `fall`) with both refinements, and the norms of
-        the mean gradients.
+    Returns the drift, 0 if the gradient fell by FALL (to the power of the rule's `fall`) with both refinements, and the norms of
+    the mean gradients: of the whole run, or of its end if that is worse.
     """
-    mean, error = _gradient(recipe, Generator().manual_seed(seed), 40, 256)
+    moments = (None, 1.0) if _changes(recipe) else (None,)
+    return max((_refined(recipe, seed, moment) for moment in moments), key=lambda it: it[0])
+
+
+def _changes(recipe: Recipe) -> bool:
+    """Whether the end of a run differs from its start."""
+    first, last = (_gradient(recipe, Generator().manual_seed(3), 2, 64, p)[0] for p in (0.0, 1.0))
+    return first != last
+
+
+def _refined(recipe: Recipe, seed: int, progress: float | None) -> tuple[float, tuple[float, ...]]:
+    """`refined_stationarity` of one moment of training, or of all of it."""
+    mean, error = _gradient(recipe, Generator().manual_seed(seed), 40, 256, progress)
     drift, norms = mean / error, [mean]
     # an error that carries the length of its step falls with it, right or wrong: what is right falls faster
     power = max(getattr(term.rule, "fall", 1) for term in recipe.terms)
@@ -173,7 +185,7 @@ def refined_stationarity(recipe: Recipe, seed: int = 0) -> tuple[float, tuple[fl
         finer_recipe = finer(recipe, factor)
         if drift <= STANDARD_ERRORS or finer_recipe == recipe:
             return drift, tuple(norms)
-        mean, error = _gradient(finer_recipe, Generator().manual_seed(seed), batches, 256)
+        mean, error = _gradient(finer_recipe, Generator().manual_seed(seed), batches, 256, progress)
         drift = mean / error
         norms.append(mean)
         if mean > norms[-2] / FALL**power:
@@ -181,29 +193,25 @@ def refined_stationarity(recipe: Recipe, seed: int = 0) -> tuple[float, tuple[fl
     return (drift if drift <= STANDARD_ERRORS else 0.0), tuple(norms)
 
 
-def finer(recipe: Recipe, factor: int) -> Recipe:
-    """The same recipe with `factor` times finer steps: parts with a method `finer` make themselves so, others are searched."""
-    return _finer(recipe, factor)
-
-
-def _finer(part: Any, factor: int) -> Any:  # noqa: ANN401  # any part of a recipe
+def finer(part: Any, factor: int) -> Any:  # noqa: ANN401  # a recipe, and any part of one
+    """The same with `factor` times finer steps: parts with a method `finer` make themselves so, others are searched."""
     if isinstance(part, Derivative):
         return part if part.method == "exact" else replace(part, step=part.step / factor)
     if hasattr(part, "finer"):
         return part.finer(factor)
     if type(part) is tuple:
-        return tuple(_finer(each, factor) for each in part)  # pyright: ignore[reportUnknownVariableType]
+        return tuple(finer(each, factor) for each in part)  # pyright: ignore[reportUnknownVariableType]
     if not is_dataclass(part) or isinstance(part, type):
         return part
     old = {f.name: getattr(part, f.name) for f in fields(part) if f.init}
-    new = {name: _finer(each, factor) for name, each in old.items()}
+    new = {name: finer(each, factor) for name, each in old.items()}
     return part if all(new[name] is old[name] for name in old) else replace(part, **new)
 
 
 def _gradient(
-    recipe: Recipe, generator: Generator, batches: int, batch: int
+    recipe: Recipe, generator: Generator, batches: int, batch: int, progress: float | None = None
 ) -> tuple[float, float]:
-    """Norm of the mean gradient at the map that the recipe is after, and of its standard error."""
+    """Norm of the mean gradient at the map that the recipe is after, and of its standard error; None is the whole run."""
     world = Rotated(worlds.plane(recipe.interpolant), worlds.rotation(0.6))
     coupled = any(isinstance(term.state, Coupled) for term in recipe.terms)
     truth = Straight(world) if coupled else world.flow_map
@@ -218,7 +226,8 @@ def _gradient(
             if recipe.needs_trajectories
             else None
         )
-        drawn = recipe.draw(x_0, generator, _labels(recipe, batch), i / batches, stored)
+        now = i / batches if progress is None else progress
+        drawn = recipe.draw(x_0, generator, _labels(recipe, batch), now, stored)
         loss = objective(tuple(_wide(b) for b in drawn)).total
         gradients.append(torch.autograd.grad(loss, net.theta)[0].flatten())
     g = torch.stack(gradients)
