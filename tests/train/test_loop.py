@@ -95,10 +95,12 @@ def test_the_target_average_follows_the_recipe():
             )
         )
 
-    fit(recipe, flow_map, kit.toy(), kit.run_of(steps=3), hooks=[hook])
-    for weight, target in seen:
-        previous = 0.7 * previous + 0.3 * weight
+    fit(recipe, flow_map, kit.toy(), kit.run_of(steps=22), hooks=[hook])
+    for step, (weight, target) in enumerate(seen, 1):
+        decay = min(0.7, (1 + step) / (10 + step))
+        previous = decay * previous + (1 - decay) * weight
         torch.testing.assert_close(target, previous)
+    assert decay == 0.7
 
 
 def test_hooks_see_every_step():

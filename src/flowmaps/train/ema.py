@@ -27,6 +27,19 @@ def span_of(rate: float, every: int = 1) -> int:
     return every * 2 ** max(0, math.ceil(math.log2(LEAST / (rate * every))))
 
 
+def warmed(decay: float, step: int) -> float:
+    """The decay of a target average at a step (1-based): at most (1 + k) / (10 + k), so that it soon forgets its random start.
+
+    Without that, decay 0.999 teaches a run of two thousand steps from its initial weights (shortcut models on digits: the
+    Frechet distance of 8 jumps was 51, that of flow matching 0.7).
+
+    Example:
+        >>> warmed(0.999, 1), warmed(0.999, 100_000)
+        (0.181..., 0.999)
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
 @final
 class Average:
     """One moving average of a module's parameters, kept as float32 clones, updated in one fused call."""

@@ -21,7 +21,7 @@ from ..learn.states import Trajectories
 from ..learn.weights import LearnedLogVar
 from . import checkpoint
 from .distributed import Group, join
-from .ema import span_of
+from .ema import span_of, warmed
 from .hooks import Event, Hook, Metrics, Progress, trim_metrics
 from .interrupt import Stop, interruptible
 from .machine import Choice, choose, compilable, wide_enough
@@ -305,6 +305,7 @@ class _Loop:
             average.update(state.student, state.step)
         target, decay = state.objective.ema, self.recipe.ema_target
         if target is not None and decay is not None:
+            decay = warmed(decay, state.step)
             span = span_of(1 - decay) if decay < 1 else 1
             if state.step % span:
                 return
