@@ -6,7 +6,10 @@ from functools import cache
 from importlib.resources import files
 from typing import final
 
+from .errors import RecipeError
+
 _ENTRY = re.compile(r"^@\w+\{([^,\s]+),.*?^\}", re.MULTILINE | re.DOTALL)
+_OWN = re.compile(r"\s*@\w+\s*\{\s*([^,\s]+)\s*,.*\}\s*", re.DOTALL)
 _FIELD = re.compile(r"^\s*(\w+)\s*=\s*\{(.*?)\},?\s*$", re.MULTILINE)
 
 
@@ -62,8 +65,33 @@ def references() -> dict[str, Entry]:
         'arXiv:2006.11239'
     """
     text = (files("flowmaps") / "references.bib").read_text(encoding="utf-8")
-    found = (
-        Entry(match[1], match[0], {k.lower(): v for k, v in _FIELD.findall(match[0])})
-        for match in _ENTRY.finditer(text)
-    )
-    return {entry.key: entry for entry in found}
+    return {match[1]: _entry(match) for match in _ENTRY.finditer(text)}
+
+
+def cited(source: str) -> Entry:
+    """What an element of `Recipe.cite` stands for: a key of the bibliography, or a BibTeX entry as it stands.
+
+    Raises:
+        RecipeError: If it is neither.
+    """
+    if not source.lstrip().startswith("@"):
+        known = references()
+        if source not in known:
+            raise RecipeError(
+                f"the bibliography of flowmaps has no {source!r}; a recipe of another package puts the BibTeX entry itself "
+                "into cite, in place of the key"
+            )
+        return known[source]
+    match = _OWN.fullmatch(source)
+    entry = _entry(match) if match else None
+    if entry is None or not {"title", "author", "year"} <= set(entry.fields):
+        raise RecipeError(
+            "a BibTeX entry in cite is '@misc{key,' and then one line for each of 'title = {...},', author and year; "
+            f"got {source!r}"
+        )
+    return entry
+
+
+def _entry(match: re.Match[str]) -> Entry:
+    fields = {key.lower(): value for key, value in _FIELD.findall(match[0])}
+    return Entry(match[1], match[0].strip(), fields)

@@ -71,7 +71,7 @@ def test_version(call) -> None:
         ("train mean_flow --set.diagnal 0.4", "did you mean 'diagonal'?"),
         ("train mean_flow --set.diagonal abc", "--set.diagonal: input should be a valid number"),
         ("train psd --set.split middle", "--set.split: input should be 'uniform' or 'midpoint'"),
-        ("train emd --set.times 3", "from Python only"),
+        ("train flow_matching --set.times 3", "from Python only"),
         ("train --set nonsense", "--set takes json"),
         ("train --set.diagonal", "needs a value"),
         ("train --run.lr -1", "--run.lr: input should be greater than 0; got -1.0"),

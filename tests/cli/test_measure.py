@@ -1,10 +1,13 @@
 """`compare`, `evaluate`, `audit`, `recipes`, `cite` on a tiny run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from flowmaps import recipes
 from flowmaps.bibliography import references
+from flowmaps.cli.recipes import card
 from flowmaps.recipes import all_recipes
 
 SCORES = {"frechet", "accuracy", "kernel_distance", "precision", "recall"}
@@ -113,6 +116,41 @@ def test_every_recipe_is_cited(call, name) -> None:
     assert status == 0
     assert [f"@misc{{{key}," in said for key in all_recipes()[name]().cite] != []
     assert said.count("@") == len(all_recipes()[name]().cite)
+
+
+OWN = """@misc{doe2026own,
+  title = {A Method of Their Own},
+  author = {Doe, Jane and Roe, Richard},
+  year = {2026},
+  eprint = {2601.00000},
+}"""
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (OWN, None),
+        (
+            "doe2026own",
+            "recipe 'theirs': the bibliography of flowmaps has no 'doe2026own'; a recipe of",
+        ),
+        ("@misc{doe2026own, title = {A}}", "recipe 'theirs': a BibTeX entry in cite is"),
+    ],
+)
+def test_recipes_of_other_packages_bring_their_bibtex(source, words, call, monkeypatch) -> None:
+    def theirs():
+        return replace(all_recipes()["mean_flow"](), cite=(source, "geng2025meanflow"))
+
+    monkeypatch.setattr(recipes, "all_recipes", lambda: {"theirs": theirs})
+    status, said, wrong = call("cite", "theirs")
+    if words is None:
+        assert (status, wrong) == (0, "")
+        assert said.startswith(OWN + "\n\n@misc{geng2025meanflow,")
+    else:
+        assert status == 2
+        assert words in wrong
+    known = card(theirs)
+    assert (known.authors, known.year) == (("Doe & Roe", 2026) if words is None else ("", None))
 
 
 def test_cite_takes_a_key(call) -> None:

@@ -11,7 +11,8 @@ from typing import Annotated, final
 
 from tyro.conf import Positional, arg
 
-from ..bibliography import references
+from ..bibliography import Entry, cited, references
+from ..errors import RecipeError
 from .options import UsageError, parse
 from .words import nearest
 
@@ -28,27 +29,26 @@ class Options:
 def main(argv: list[str]) -> int:
     """Print the entries."""
     name = parse(Options, argv, name="cite", about=f"{__doc__}").name
-    print("\n\n".join(references()[key].text for key in keys(name)))
+    print("\n\n".join(entry.text for entry in entries(name)))
     return 0
 
 
-def keys(name: str) -> tuple[str, ...]:
-    """The keys behind a name: its own, or those of the recipe.
+def entries(name: str) -> list[Entry]:
+    """What is behind a name: an entry of the bibliography, or those that a recipe cites.
 
     Raises:
-        UsageError: If neither is called so.
+        UsageError: If neither is called so, or the recipe cites what nobody knows.
     """
     known = references()
     if name in known:
-        return (name,)
+        return [known[name]]
     from ..recipes import all_recipes
 
     recipes = all_recipes()
     if name not in recipes:
         near = nearest(name, recipes) or nearest(name, known)
         raise UsageError(f"no recipe is called {name!r}{near}; there are {', '.join(recipes)}")
-    found = recipes[name]().cite
-    missing = [key for key in found if key not in known]
-    if missing:
-        raise UsageError(f"{name} cites {', '.join(missing)}, which the bibliography does not have")
-    return found
+    try:
+        return [cited(source) for source in recipes[name]().cite]
+    except RecipeError as error:
+        raise UsageError(f"recipe {name!r}: {error}") from error

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from ..bibliography import references
+from ..bibliography import Entry, cited
+from ..errors import RecipeError
 from .options import parse, to_json
 from .words import table
 
@@ -96,7 +97,7 @@ def card(factory: "Callable[..., Recipe]") -> Card:
     from ..learn.cost import count, fpe
 
     recipe = factory()
-    paper = references().get(recipe.cite[0]) if recipe.cite else None
+    paper = _paper(recipe)
     rules = [type(term.rule).__name__.removesuffix("Rule").lower() for term in recipe.terms]
     about = inspect.getdoc(inspect.getmodule(factory)) or ""
     return Card(
@@ -125,6 +126,14 @@ def card(factory: "Callable[..., Recipe]") -> Card:
             for name, argument in inspect.signature(factory).parameters.items()
         },
     )
+
+
+def _paper(recipe: "Recipe") -> Entry | None:
+    """The first work that it cites; the table has room for recipes that cite what we do not know."""
+    try:
+        return cited(recipe.cite[0]) if recipe.cite else None
+    except RecipeError:
+        return None
 
 
 def _sources(recipe: "Recipe") -> tuple[str, ...]:

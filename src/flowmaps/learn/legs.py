@@ -207,12 +207,13 @@ class LastLeg:
     def __call__(self, f: FlowMap, b: Points, models: Models) -> tuple[Tensor, Tensor]:
         s, w, t = b.times
         solver = EULER if self.leg == "euler" else HEUN
+
+        def field(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+            return models.velocity(self.velocity, x, t, b)
+
         with torch.no_grad():
             first = models.jump(self.jump, b.x, s, w, b)
-            middle = b.x + like(w - s, b.x) * first
-            last = solver.slope(
-                lambda x, time: models.velocity(self.velocity, x, time, b), middle, w, t
-            )
+            last = solver.slope(field, b.x + like(w - s, b.x) * first, w, t)
         same = s == t
         share = like(torch.where(same, 0.0, (w - s) / torch.where(same, 1.0, t - s)), b.x)
         return f.mean_velocity(b.x, s, t, **b.cond), share * first + (1 - share) * last

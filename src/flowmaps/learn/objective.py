@@ -34,7 +34,7 @@ class Recipe:
 
     Attributes:
         name: The name of its file in `flowmaps.recipes`.
-        cite: Keys of `references.bib`, the paper first.
+        cite: Keys of `references.bib`, the paper first; a recipe of another package may give BibTeX entries in their place.
         terms: What is minimised. The loss is the sum over terms of share x scale x mean, so shares that add up to 1
             make the mean over the batch.
         interpolant: The path.
@@ -43,7 +43,7 @@ class Recipe:
         ema_target: Decay of the moving average that answers for the source "ema".
         refresh: Shares of the run at which the teacher becomes a copy of the student (progressive distillation).
         local: The network is read at t = s only: an ordinary diffusion model.
-        status: "exact" (golden against the authors' code), "faithful" (from the paper) or "sketch".
+        status: "exact" (golden against the authors' code), "faithful" (from the paper), "own" (of this project) or "sketch".
     """
 
     name: str
