@@ -1,0 +1,235 @@
+r"""Inversion: the noise $z$ that a flow map turns into given data, and how well it comes back.
+
+The exact inverse of X(., 1, 0) is X(., 0, 1): one jump, if the network was trained for t > s. Otherwise the map's velocity is
+integrated upwards, or the jump is inverted as it stands by a fixed point. The inverse of a *guided* map needs the same guidance
+on the way back; to edit, invert without (steering.md C.1).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from ..core.flow_map import FlowMap
+from ..core.solver import HEUN, Solver
+from ..errors import ControlError
+from ..sample import sample, solve
+from .budget import Budget, Result
+
+
+class Inverter(Protocol):
+    """A way to go from data up to noise.
+
+    Attributes:
+        steps: Jumps or solver steps; the round trip comes back in as many jumps.
+    """
+
+    @property
+    def steps(self) -> int: ...
+
+    def __call__(self, flow_map: FlowMap, x: Tensor, times: Tensor, **cond: Any) -> Tensor:
+        """Carry `x` (B, *D) along `times` (K+1,), which increase, to (B, *D)."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Jump:
+    """Jumps of the map itself, from data to noise: right where the network was trained for targets above its sources."""
+
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+
+    def __call__(self, flow_map: FlowMap, x: Tensor, times: Tensor, **cond: Any) -> Tensor:
+        return sample(flow_map, x, times, **cond)
+
+
+@final
+@dataclass(frozen=True)
+class Ode:
+    """The map's velocity, integrated upwards: needs nothing above the diagonal, costs a network call per stage."""
+
+    steps: int = 32
+    solver: Solver = HEUN
+
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+
+    def __call__(self, flow_map: FlowMap, x: Tensor, times: Tensor, **cond: Any) -> Tensor:
+        path = flow_map.interpolant
+        return solve(flow_map.velocity, x, times, path, self.solver, **cond)
+
+
+@final
+@dataclass(frozen=True)
+class FixedPoint:
+    r"""The true inverse of the downward jumps, one after the other: solves $X(z, t, s) = x$ for z.
+
+    The iteration $z \leftarrow z + \eta\,(x - X(z,t,s))$ contracts where $\|I-\eta\,\partial_z X\| < 1$: always for short
+    jumps. Anderson's mixing of the last `memory` residuals makes it a quasi-Newton method, which solves a linear map in
+    at most its dimension of iterations and long jumps in tens. Rows stop moving once they fit to `tolerance`.
+
+    Attributes:
+        steps: Jumps of the map that are inverted.
+        iterations: Network calls per jump, at most.
+        rate: $\eta$.
+        memory: Residuals mixed; 0 is the plain iteration.
+        tolerance: Relative misfit of a row at which it is left alone.
+    """
+
+    steps: int = 1
+    iterations: int = 50
+    rate: float = 1.0
+    memory: int = 8
+    tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+        if min(self.iterations, self.rate) <= 0 or self.memory < 0:
+            raise ControlError(
+                f"FixedPoint needs iterations and rate above 0 and memory of at least 0; got {self}"
+            )
+
+    def __call__(self, flow_map: FlowMap, x: Tensor, times: Tensor, **cond: Any) -> Tensor:
+        for low, high in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+            x = self._inverse(flow_map, x, low, high, **cond)
+        return x
+
+    def _inverse(
+        self, flow_map: FlowMap, x: Tensor, low: float, high: float, **cond: Any
+    ) -> Tensor:
+        size = x.flatten(1).norm(dim=1).clamp(min=1e-12)
+        z = best = x
+        least = torch.full_like(size, torch.inf)
+        points: list[Tensor] = []
+        misfits: list[Tensor] = []
+        for _ in range(self.iterations):
+            misfit = x - flow_map(z, high, low, **cond)
+            error = misfit.flatten(1).norm(dim=1) / size
+            better = error < least
+            best, least = _where(better, z, best), torch.where(better, error, least)
+            if bool((least <= self.tolerance).all()):
+                break
+            points, misfits = (
+                [*points, z][-1 - self.memory :],
+                [*misfits, misfit][-1 - self.memory :],
+            )
+            z = _where(least <= self.tolerance, z, _mixed(points, misfits, self.rate))
+        return best
+
+
+def _mixed(points: list[Tensor], misfits: list[Tensor], rate: float) -> Tensor:
+    """Anderson's next point: the combination of the last ones whose misfit is least, and a step from there. Row by row."""
+    z, f = points[-1], misfits[-1]
+    if len(points) == 1:
+        return z + rate * f
+    moves = torch.stack([(z - p).flatten(1) for p in points[:-1]], -1)
+    changes = torch.stack([(f - m).flatten(1) for m in misfits[:-1]], -1)
+    gram = changes.mT @ changes
+    # a ridge relative to the trace: late differences are nearly parallel
+    ridge = 1e-10 if z.dtype == torch.float64 else 1e-6
+    size = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp(min=torch.finfo(z.dtype).tiny)
+    eye = torch.eye(gram.shape[-1], dtype=z.dtype, device=z.device)
+    weights = torch.linalg.solve(gram + ridge * size * eye, changes.mT @ f.flatten(1)[..., None])
+    step = rate * f.flatten(1)[..., None] - (moves + rate * changes) @ weights
+    return z + step[..., 0].reshape(z.shape)
+
+
+def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(rows.reshape(-1, *[1] * (yes.ndim - 1)), yes, no)
+
+
+@final
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Inversion(Result):
+    r"""What `invert` found: in `x` the points (B, *D) at the upper time, noise if that is 1. The cost is of both ways.
+
+    Attributes:
+        back: Where the map's jumps lead from there, (B, *D): the reconstruction.
+        error: Relative round-trip error $|back - x_0|/|x_0|$ per row (B,).
+    """
+
+    back: Tensor
+    error: Tensor
+
+
+def invert(
+    flow_map: FlowMap,
+    x_0: Tensor,
+    method: Inverter | None = None,
+    *,
+    start: float = 0.0,
+    stop: float = 1.0,
+    back: int | None = None,
+    **cond: Any,
+) -> Inversion:
+    """Carry data up to noise, and back down by the map's jumps to see what was lost.
+
+    Args:
+        flow_map: Any flow map.
+        x_0: Points (B, *D) at time `start`.
+        method: `Jump()` by default; `Ode()` or `FixedPoint()` for maps that were trained downwards only.
+        start: Time of the points. Data that fill no volume (flat backgrounds) have no inverse at 0: re-noise them to a small
+            time with `flowmaps.sample.renoise` first.
+        stop: Time to go to.
+        back: Jumps of the way back; by default as many as the method has steps.
+        cond: Conditioning, tensors with a leading B, for both ways.
+
+    Raises:
+        ControlError: If the times do not increase within [0, 1].
+    """
+    method = method or Jump()
+    if not 0 <= start < stop <= 1:
+        raise ControlError(
+            f"inversion goes up, 0 <= start < stop <= 1; got start={start:g}, stop={stop:g}"
+        )
+    times = torch.linspace(start, stop, method.steps + 1, dtype=torch.float64)
+    down = torch.linspace(stop, start, (back or method.steps) + 1, dtype=torch.float64)
+    with torch.no_grad(), Budget() as budget:
+        watched = budget.watch(flow_map)
+        x = method(watched, x_0, times, **cond)
+        returned = sample(watched, x, down, **cond)
+    error = relative_error(returned, x_0)
+    return Inversion(x=x, cost=budget.cost, back=returned, error=error)
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
+    """|found - wanted| / |wanted| of every row (B,)."""
+    size = wanted.flatten(1).norm(dim=1).clamp(min=torch.finfo(wanted.dtype).tiny)
+    return (found - wanted).flatten(1).norm(dim=1) / size
+
+
+def noise_statistics(eps: Tensor) -> dict[str, float]:
+    """How far inverted data are from white noise: all but `size` are 0 for independent standard normal numbers, and `size` is 1.
+
+    Args:
+        eps: Noise (B, *D), divided by the prior's deviation.
+
+    Returns:
+        mean, variance - 1 and excess kurtosis of all coordinates; size, the mean of |eps|^2 / d; and neighbours, the
+        correlation of adjacent coordinates along the last axis.
+    """
+    flat = eps.double().flatten()
+    centred = flat - flat.mean()
+    variance = centred.square().mean()
+    pairs = eps.double() - flat.mean()
+    neighbours = (
+        (pairs[..., 1:] * pairs[..., :-1]).mean() / variance
+        if eps.ndim > 1 and eps.shape[-1] > 1
+        else torch.zeros(())
+    )
+    return {
+        "mean": float(flat.mean()),
+        "variance": float(variance - 1),
+        "kurtosis": float((centred**4).mean() / variance.square() - 3),
+        "size": float(eps.double().flatten(1).square().mean()),
+        "neighbours": float(neighbours),
+    }
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ControlError(f"an inversion takes at least one step; got {steps}")
