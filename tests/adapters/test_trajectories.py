@@ -38,7 +38,11 @@ def stock(
         added = {k: v for k, v in cond.items() if k in ("text_embeds", "time_ids")}
         plain = {k: v for k, v in cond.items() if k not in added}
         out = model(
-            z, **times, **plain, **({"added_cond_kwargs": added} if added else {}), return_dict=False
+            z,
+            **times,
+            **plain,
+            **({"added_cond_kwargs": added} if added else {}),
+            return_dict=False,
         )[0]
         out = out[:, : x.shape[1]] if out.shape[1] == 2 * x.shape[1] else out
         x = scheduler.step(out, t, x).prev_sample
@@ -52,14 +56,16 @@ def scene(name: str, gen: torch.Generator):
     return specimen, model, x, cond
 
 
-def apart(specimen, model, scheduler, x, cond, solver, steps=10) -> float:
+def apart(specimen, model, scheduler, x, cond, solver, steps=4) -> float:
     """Largest difference of the two end points, on the scale of the stock one's."""
     field = velocity(model, scheduler=scheduler, constant=specimen.constant())
     with torch.no_grad():
         theirs = stock(specimen, model, scheduler, x, steps, cond | specimen.constant())
         grid = denoiser(field).schedule.grid(steps)
         start = x * getattr(scheduler, "init_noise_sigma", 1.0)
-        if isinstance(scheduler, diffusers.EulerDiscreteScheduler | diffusers.HeunDiscreteScheduler):
+        if isinstance(
+            scheduler, diffusers.EulerDiscreteScheduler | diffusers.HeunDiscreteScheduler
+        ):
             start = start * field.interpolant.alpha(grid[0])  # their points are x / alpha
         if solver is HEUN and not specimen.flow:
             ours = karras_heun(field, model, scheduler, specimen, start, grid, cond)
@@ -74,16 +80,16 @@ def karras_heun(field, model, scheduler, specimen, start, grid, cond):
     path = ve(float(ratio[0]))
     field = velocity(model, scheduler=scheduler, constant=specimen.constant(), path=path)
     times = ratio / ratio[0]
-    x = solve(
-        field.velocity, start * (1 + ratio[0] ** 2).sqrt(), times[:-1], path, HEUN, **cond
-    )
+    x = solve(field.velocity, start * (1 + ratio[0] ** 2).sqrt(), times[:-1], path, HEUN, **cond)
     return solve(field.velocity, x, times[-2:], path, EULER, **cond)
 
 
 SCHEDULERS = {
     "ddim": (lambda **o: diffusers.DDIMScheduler(**BETAS, clip_sample=False, **o), DDIM()),
     "ddim, not to one": (
-        lambda **o: diffusers.DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1, **o),
+        lambda **o: diffusers.DDIMScheduler(
+            **BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1, **o
+        ),
         DDIM(),
     ),
     "euler": (lambda **o: diffusers.EulerDiscreteScheduler(**BETAS, **o), DDIM()),

@@ -69,7 +69,9 @@ def second_time(model: nn.Module) -> str | None:
     config: Mapping[str, Any] = getattr(model, "config", {})
     if not config.get("flow_map", config.get("use_meanflow", True)):
         return None
-    return next((name for name in SECOND if name in inspect.signature(model.forward).parameters), None)
+    return next(
+        (name for name in SECOND if name in inspect.signature(model.forward).parameters), None
+    )
 
 
 @final
@@ -92,19 +94,31 @@ class Denoiser(nn.Module):
         self.model, self.schedule, self.constant = model, schedule, dict(constant or {})
         parameters = list(inspect.signature(core_of(model).forward).parameters.values())
         self.names = {p.name for p in parameters[1:]}
-        self.required = {p.name for p in parameters[1:] if p.default is p.empty} - {*SECOND, "timestep"}
+        self.required = {p.name for p in parameters[1:] if p.default is p.empty} - {
+            *SECOND,
+            "timestep",
+        }
         if "timestep" not in self.names:
             raise AdapterError(
                 f"{type(model).__name__} is no denoiser that flowmaps knows: it lacks an argument `timestep`"
             )
         self.second = second_time(model)
         self.scale = getattr(core_of(model), "config", {}).get("timestep_scale", 1.0)
+        self.model.eval()
+
+    def train(self, mode: bool = True) -> "Denoiser":
+        """Gradients as ever, but the model's own dropout (of labels, in DiT) rests: recipes draw all that is random."""
+        super().train(mode)
+        self.model.eval()
+        return self
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
         dtype = self.model.dtype  # diffusers' own rule: some weights may be kept wider
         given = self._arguments({**self.constant, **cond}, dtype)
         source = self.schedule.timestep(s)
-        first = source.clamp(min=0)  # clean data is told the first timestep: no other was trained there
+        first = source.clamp(
+            min=0
+        )  # clean data is told the first timestep: no other was trained there
         given["timestep"] = self._time(first, x, dtype)
         if self.second is not None:
             given[self.second] = self._time(self.schedule.timestep(t) + (first - source), x, dtype)
@@ -113,7 +127,9 @@ class Denoiser(nn.Module):
                 out = self.model(x.to(dtype), **given, return_dict=False)[0]
         except (TypeError, AttributeError, ValueError) as error:
             raise self._explained(error, given) from error
-        return out.chunk(2, 1)[0] if out.shape[1] == 2 * x.shape[1] else out  # half is a learned variance
+        return (
+            out.chunk(2, 1)[0] if out.shape[1] == 2 * x.shape[1] else out
+        )  # half is a learned variance
 
     def _time(self, timestep: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
         about = traits(self.model)
@@ -131,7 +147,9 @@ class Denoiser(nn.Module):
         unknown, missing = set(given) - self.names, self.required - set(given)
         name = type(core_of(self.model)).__name__
         if unknown:
-            raise AdapterError(f"{name} takes no conditioning {_list(unknown)}; it takes {_list(self._offered())}")
+            raise AdapterError(
+                f"{name} takes no conditioning {_list(unknown)}; it takes {_list(self._offered())}"
+            )
         if missing:
             raise AdapterError(f"{name} needs the conditioning {_list(missing)}: pass it by name")
         return given

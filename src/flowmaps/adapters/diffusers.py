@@ -9,6 +9,7 @@ Both are `NetFlowMap`s, so samplers, solvers, recipes, metrics and controls take
 
 import copy
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -19,15 +20,11 @@ from ..core.interpolant import Interpolant
 from ..core.parametrization import Average
 from ..errors import AdapterError
 
-try:
-    import accelerate as _accelerate
-    import diffusers as _diffusers
-    import peft as _peft
-    import transformers as _transformers
-except ImportError as error:
-    raise AdapterError(
-        f"the adapter of diffusers needs the package {error.name}: pip install 'flowmaps[diffusers]'"
-    ) from error
+for name in ("accelerate", "diffusers", "peft", "transformers"):
+    if find_spec(name) is None:  # looked for, not imported: that takes seconds
+        raise AdapterError(
+            f"the adapter of diffusers needs the package {name}: pip install 'flowmaps[diffusers]'"
+        )
 
 from .denoiser import Denoiser, OnPath, core_of, second_time, traits
 from .guided import Guided
@@ -35,7 +32,16 @@ from .load import opened
 from .schedule import Schedule, schedule
 from .two_time import OWN, FlowMapModel, with_own_second_time
 
-__all__ = ["FlowMapModel", "Guided", "Schedule", "add_lora", "denoiser", "flow_map", "schedule", "velocity"]
+__all__ = [
+    "FlowMapModel",
+    "Guided",
+    "Schedule",
+    "add_lora",
+    "denoiser",
+    "flow_map",
+    "schedule",
+    "velocity",
+]
 
 
 def velocity(
@@ -118,10 +124,12 @@ def add_lora(
     Raises:
         AdapterError: If the model has no module among the targets.
     """
+    from peft import LoraConfig
+
     model = denoiser(flow_map).model
     own = OWN.get(type(model).__name__)
     trained = ["jump"] if isinstance(model, FlowMapModel) else own and [own[2].rpartition(".")[2]]
-    config = _peft.LoraConfig(
+    config = LoraConfig(
         r=rank, lora_alpha=int(alpha or rank), target_modules=list(targets), modules_to_save=trained
     )
     try:

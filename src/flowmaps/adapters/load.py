@@ -15,7 +15,9 @@ COMPONENTS = ("unet", "transformer", "prior", "flow_map")
 """What pipelines call their denoiser."""
 
 
-def opened(source: Any, scheduler: Any = None, dtype: torch.dtype | None = None) -> tuple[nn.Module, Any]:
+def opened(
+    source: Any, scheduler: Any = None, dtype: torch.dtype | None = None
+) -> tuple[nn.Module, Any]:
     """A denoiser and its scheduler; of a folder nothing else is loaded, neither autoencoder nor text encoder.
 
     Args:
@@ -51,13 +53,17 @@ def _component(pipeline: Any) -> nn.Module:
     return model
 
 
-def _from_folder(source: str, wants_scheduler: bool, dtype: torch.dtype | None) -> tuple[nn.Module, Any]:
+def _from_folder(
+    source: str, wants_scheduler: bool, dtype: torch.dtype | None
+) -> tuple[nn.Module, Any]:
     index = _index(source)
     if "_class_name" in index and not any(name in index for name in COMPONENTS):
         return _load(source, None, index["_class_name"], dtype), None
     name = next((n for n in COMPONENTS if index.get(n, (None, None))[1] is not None), None)
     if name is None:
-        raise AdapterError(f"{source} holds no {' or '.join(COMPONENTS)}: its model_index.json lists {sorted(index)}")
+        raise AdapterError(
+            f"{source} holds no {' or '.join(COMPONENTS)}: its model_index.json lists {sorted(index)}"
+        )
     model = _load(source, name, index[name][1], dtype)
     kind = index.get("scheduler", (None, None))[1]
     if not wants_scheduler or kind is None:
@@ -73,7 +79,9 @@ def _index(source: str) -> dict[str, Any]:
             try:
                 return json.loads((folder / name).read_text(encoding="utf-8"))
             except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise AdapterError(f"{folder / name} is not readable as JSON ({error}): save the folder again") from error
+                raise AdapterError(
+                    f"{folder / name} is not readable as JSON ({error}): save the folder again"
+                ) from error
     if folder.exists():
         raise AdapterError(
             f"{source} is no folder that diffusers saved: it has neither model_index.json (pipeline.save_pretrained) "
@@ -92,7 +100,9 @@ def _load(source: str, part: str | None, name: str, dtype: torch.dtype | None) -
     kind = FlowMapModel if name == "FlowMapModel" else getattr(diffusers, name, None)
     where = source if part is None else f"{source}/{part}"
     if kind is None:
-        raise AdapterError(f"{where} is a {name}, which diffusers {diffusers.__version__} does not have: load it yourself and pass the model")
+        raise AdapterError(
+            f"{where} is a {name}, which diffusers {diffusers.__version__} does not have: load it yourself and pass the model"
+        )
     options: dict[str, Any] = {} if part is None else {"subfolder": part}
     if dtype is not None:
         options["torch_dtype"] = dtype
@@ -100,4 +110,6 @@ def _load(source: str, part: str | None, name: str, dtype: torch.dtype | None) -
         return kind.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = (str(error).splitlines() or [""])[0][:160]
-        raise AdapterError(f"{where} cannot be loaded as {name} ({first}): save it again with save_pretrained") from error
+        raise AdapterError(
+            f"{where} cannot be loaded as {name} ({first}): save it again with save_pretrained"
+        ) from error

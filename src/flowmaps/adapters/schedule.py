@@ -18,9 +18,7 @@ from ..core.parametrization import Average, Denoised, EDMTwoTime, Parametrizatio
 from ..errors import AdapterError
 from .table import tabulated
 
-NEEDS = (
-    "pass scheduler= one with a table alphas_cumprod (DDPMScheduler(...)), a flow-matching one, or EDM's with sigma_data=1"
-)
+NEEDS = "pass scheduler= one with a table alphas_cumprod (DDPMScheduler(...)), a flow-matching one, or EDM's with sigma_data=1"
 
 
 @final
@@ -48,9 +46,13 @@ class Schedule:
         scheduler.set_timesteps(steps)
         ratios = getattr(scheduler, "sigmas", None)
         if ratios is not None and len(ratios) > steps:
-            ratios = torch.unique_consecutive(torch.as_tensor(ratios).double())  # Heun's are doubled
+            ratios = torch.unique_consecutive(
+                torch.as_tensor(ratios).double()
+            )  # Heun's are doubled
             return ratios if self.path.name == "linear" else self.path.time_at(-ratios.log())
-        times = (torch.as_tensor(scheduler.timesteps).unique_consecutive().double() + 1) / self.horizon
+        times = (
+            torch.as_tensor(scheduler.timesteps).unique_consecutive().double() + 1
+        ) / self.horizon
         clean = float(getattr(scheduler, "final_alpha_cumprod", 1.0)) == 1.0
         return torch.cat([times, times.new_tensor([0.0 if clean else 1 / self.horizon])])
 
@@ -68,8 +70,14 @@ def schedule(scheduler: Any, prediction: str | None = None) -> Schedule:
     name, config = type(scheduler).__name__, scheduler.config
     kind = prediction or config.get("prediction_type")
     if name.startswith("FlowM") or config.get("use_flow_sigmas") or kind == "flow_prediction":
-        if kind not in (None, "flow_prediction", "epsilon"):  # a flow scheduler inherits "epsilon" as a default
-            raise AdapterError(f"{name} is a flow-matching scheduler, whose models predict the flow; got prediction {kind!r}")
+        if kind not in (
+            None,
+            "flow_prediction",
+            "epsilon",
+        ):  # a flow scheduler inherits "epsilon" as a default
+            raise AdapterError(
+                f"{name} is a flow-matching scheduler, whose models predict the flow; got prediction {kind!r}"
+            )
         horizon = float(config["num_train_timesteps"])
         return Schedule(linear(), Average(), lambda t: horizon * t, horizon, scheduler)
     if config.get("sigma_data") == 1.0 and kind == "v_prediction" and "Cosine" in name:
@@ -78,7 +86,9 @@ def schedule(scheduler: Any, prediction: str | None = None) -> Schedule:
     if table is None or config.get("sigma_data") is not None:
         raise AdapterError(f"the noise schedule of {name} is not known: {NEEDS}")
     path, steps = tabulated(table), len(table)
-    return Schedule(path, _reading(path, kind, name), lambda t: _trained(t, steps), float(steps), scheduler)
+    return Schedule(
+        path, _reading(path, kind, name), lambda t: _trained(t, steps), float(steps), scheduler
+    )
 
 
 def _reading(path: Interpolant, kind: str | None, name: str) -> Parametrization:

@@ -84,7 +84,9 @@ class FlowMapModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # pyright: ignor
         super().__init__()
         kind = getattr(diffusers, backbone_class, None)
         if kind is None:
-            raise AdapterError(f"diffusers {diffusers.__version__} has no class {backbone_class}: install one that has")
+            raise AdapterError(
+                f"diffusers {diffusers.__version__} has no class {backbone_class}: install one that has"
+            )
         self.backbone: nn.Module = kind.from_config(backbone_config)
         _install(self.backbone, embedders)
 
@@ -124,7 +126,9 @@ class FlowMapModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # pyright: ignor
         self, gradient_checkpointing_func: Callable[..., Any] | None = None
     ) -> None:
         """As diffusers'; blocks that embed the time themselves (DiT) are replayed with the jump that they first saw."""
-        run = gradient_checkpointing_func or (lambda f, *args: checkpoint(f, *args, use_reentrant=False))
+        run = gradient_checkpointing_func or (
+            lambda f, *args: checkpoint(f, *args, use_reentrant=False)
+        )
 
         def replayed(block: Callable[..., Any], *args: Any) -> Any:
             gap = next(module.gap for module in self._embedders())
@@ -193,16 +197,21 @@ def with_own_second_time(model: nn.Module) -> nn.Module | None:
     if switch is None:
         return None
     flag, first, second, averaged = switch
-    config: Mapping[str, Any] = {k: v for k, v in dict(model.config).items() if not k.startswith("_")}  # pyright: ignore
+    config: Mapping[str, Any] = {
+        k: v for k, v in dict(model.config).items() if not k.startswith("_")
+    }  # pyright: ignore
     twin = type(model).from_config({**config, flag: True})  # pyright: ignore[reportAttributeAccessIssue]
     absent, _ = twin.load_state_dict(model.state_dict(), strict=False)
     if any(not key.startswith(second) for key in absent):
-        raise AdapterError(f"{name} with {flag}=True lacks the weights {sorted(absent)} of the model without")
+        raise AdapterError(
+            f"{name} with {flag}=True lacks the weights {sorted(absent)} of the model without"
+        )
     embedder = twin.get_submodule(second)
     if averaged:
         embedder.load_state_dict(copy.deepcopy(twin.get_submodule(first).state_dict()))
     else:
-        nn.init.zeros_(embedder.linear_2.weight), nn.init.zeros_(embedder.linear_2.bias)
+        for parameter in embedder.get_submodule("linear_2").parameters():
+            nn.init.zeros_(parameter)
     return twin.to(next(model.parameters())).train(model.training)
 
 
