@@ -118,7 +118,10 @@ def _form(factory: Callable[..., Recipe], recipe: Recipe) -> list[str]:
         (bool(recipe.cite), "the recipe cites nothing"),
         (" at 0x" not in repr(recipe), f"the recipe prints an address: {recipe!r}"),
         (recipe == factory(), "two calls of the factory give different recipes"),
-        (recipe.status in ("exact", "faithful", "sketch"), f"unknown status {recipe.status!r}"),
+        (
+            recipe.status in ("exact", "faithful", "own", "sketch"),
+            f"unknown status {recipe.status!r}",
+        ),
         (bool(inspect.getdoc(factory)), "the factory has no docstring"),
     )
     return [message for good, message in checks if not good]
