@@ -1,9 +1,9 @@
-r"""The project's choice from data alone (flowmaps 2026): the best of the arena at one step, from published parts, without forward-mode AD.
+r"""The project's choice from data alone (flowmaps 2026): published parts that the arena chose, without forward-mode derivatives.
 
-The rule and the compound of improved MeanFlow (Geng et al. 2025, arXiv:2512.02012), whose derivative moves along the model's own
-velocity; as a central difference, with the times, the weight of the gap and the share of jumps to t = 0 of transition models (Wang
-et al. 2025, arXiv:2509.04394); and an adaptive metric that is gentle, c = 1 in mean squares, since small c forgets hard rows.
-Deviations: the combination is the project's own; what each part gives is measured in benchmarks/ablation-digits.json.
+The compound of improved MeanFlow (Geng et al. 2025, arXiv:2512.02012), whose derivative moves along the model's own velocity, as
+a central difference; times, weight of the gap and jumps to t = 0 of transition models (Wang et al. 2025, arXiv:2509.04394);
+and an adaptive metric that is gentle, c = 1 in mean squares, for a small c forgets hard rows.
+Deviations: the combination is the project's own; what its parts give is measured in benchmarks/arena-digits.json.
 """
 
 from ..core.autodiff import Derivative

@@ -1,9 +1,9 @@
-r"""Distillation that keeps the law of the data (flowmaps 2026): follow a teacher's trajectories, and let samples be spread as data.
+r"""Distillation that keeps the law of the data (flowmaps 2026): follow a teacher's trajectories, and be spread as the data are.
 
-On single trajectories the Lagrangian rule before its limit (as AYF-LMD, Sabour et al. 2025, arXiv:2506.14603): the short last leg is
+On single trajectories the Lagrangian rule before its limit (AYF-LMD, Sabour et al. 2025, arXiv:2506.14603): the short last leg is
 a Heun step of the teacher, so no forward-mode derivative is needed. On whole laws the energy distance (Sejdinovic et al. 2013,
-arXiv:1207.6076) between endpoints and data, for jumps to data from pure noise and from half-way, the last of two: it returns the variance that least
-squares loses. A teacher may not be guided: the law of its samples would not be that of the data.
+arXiv:1207.6076) between endpoints and data, for jumps to data from pure noise and from half-way: it returns the variance
+that least squares loses. A teacher may not be guided: the law of its samples would not be that of the data.
 Deviations: the combination is the project's own; what it gives is measured in benchmarks/digits.json.
 """
 
