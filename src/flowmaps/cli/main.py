@@ -16,6 +16,10 @@ COMMANDS = {
     "compare": "flow map against the step-by-step walk: quality, time, network calls",
     "evaluate": "score samples: Frechet and kernel distance, precision, recall, classes",
     "audit": "is this map right? residuals over every source and target",
+    "invert": "data back to noise, and how well they return",
+    "edit": "change the class of data, or walk between two of them",
+    "restore": "masked, blurred or shrunk data, with uncertainty",
+    "likelihood": "bits per dimension of data under a map",
     "recipes": "the methods that can be trained",
     "pairs": "store a model's trajectories, to learn a map from them",
     "cite": "BibTeX of a method",
@@ -44,7 +48,7 @@ Three commands from nothing to samples in one step:
 
 def help_text() -> str:
     """What `flowmaps --help` prints."""
-    lines = (f"  {name:<10}{summary}" for name, summary in COMMANDS.items())
+    lines = (f"  {name:<11}{summary}" for name, summary in COMMANDS.items())
     return _HELP.format(commands="\n".join(lines))
 
 
