@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PROOF = (ROOT / "docs" / "proof.md").read_text(encoding="utf-8")
 
@@ -33,6 +35,15 @@ def test_the_worked_example_for_contributors_runs() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Report(name='clipped_mean_flow', problems=()" in done.stdout
     assert "even_flow" in done.stdout
+
+
+@pytest.mark.skipif(
+    not [*ROOT.glob("benchmarks/arena-*.json")], reason="no arena is stored in benchmarks yet"
+)
+def test_the_page_which_recipe_when_is_what_the_stored_arenas_say() -> None:
+    command = [sys.executable, "tools/which_page.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_blocks_of_documents(tmp_path) -> None:

@@ -1,6 +1,9 @@
 """`flowmaps arena` from end to end, tiny: what it writes, and what it refuses."""
 
+import importlib
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,29 @@ def test_the_page_alone(plane: Path, call) -> None:
     assert status == 0
     assert json.loads(said)["terms"]["data"] == "toy:moons"
     assert (plane / "arena.html").exists()
+
+
+def test_the_page_which_recipe_when(plane: Path, tmp_path: Path, monkeypatch) -> None:
+    """`tools/which_page.py` on this arena: every contestant in its kind, with its means and its paper."""
+    tools = Path(__file__).parents[2] / "tools"
+    monkeypatch.syspath_prepend(str(tools))
+    which = importlib.import_module("which_page")
+    assert "No arena is stored yet" in which.page(tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    shutil.copy(plane / "arena.json", tmp_path / "benchmarks" / "arena-plane.json")
+    page = which.page(tmp_path)
+    assert "## toy:moons, mlp-tiny, 0.005 million FPE x samples" in page
+    assert "3 contestants" in page
+    best = {line.split(" | ")[0]: line for line in page.splitlines() if line.startswith("| ")}
+    assert "`emd`" in best["| with a teacher"]
+    assert "`lsd:diagonal=0.5`" in best["| from data alone"]
+    assert "| from data alone, without forward-mode derivatives" not in best
+    assert "`flow_matching`" in best["| a local diffusion model"]
+    assert "arXiv:2505.18825" in best["| `lsd:diagonal=0.5`"]
+    w2 = json.loads((plane / "arena.json").read_text())["rows"]
+    emd = next(row for row in w2 if row["label"] == "emd")["scores"][0]
+    assert f" {emd['w2'][0]:.3g} " in best["| `emd`"]
+    monkeypatch.delitem(sys.modules, "which_page")
 
 
 def test_digits_are_scored_by_one_classifier_and_in_pixels(
