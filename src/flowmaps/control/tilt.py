@@ -6,7 +6,7 @@ jumps of any length, without Laplacian or Jacobian. What may be added are motion
 * `langevin`: $\varepsilon(\nabla\log p_t+\nabla r_t)dt+\sqrt{2\varepsilon}dW$, free of weights, with a Metropolis test. Look-aheads
   are steep between modes, and Euler steps without the test miss log Z there by more than they gain;
 * `extra`: a drift $\chi\nabla r_t$, which costs the weight $\chi(\Delta r_t+\nabla r_t\cdot(\nabla\log p_t+\nabla r_t))$. A public
-  implementation leaves that term out: its log Z is then off by .27 on the Gaussian of tests/control/test_tilt.py.
+  implementation leaves that term out; on the Gaussian of tests/control/test_tilt.py log Z is then off by .09 (.27 with its chi).
 """
 
 from collections.abc import Callable
