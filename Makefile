@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs examples bench mutants build clean format lint types layers budget doctest blocks
+.PHONY: help demo test diffusers check docs examples bench mutants build clean format lint types layers budget doctest blocks methods methods-check which
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -45,8 +45,13 @@ $(DEV): pyproject.toml constraints.txt
 demo: $(BASE)  ## train, sample and measure a small flow map; the report lands in demo/
 	$(BIN)/flowmaps demo --out demo
 
+# A process per core, of one thread each: small tensors gain nothing from more.
 test: $(DEV)  ## run the tests
-	$(BIN)/python -m pytest -q -m "not slow" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup -m "not slow" tests
+
+diffusers: $(DEV)  ## install the extra of Hugging Face diffusers and run its tests (make test skips them without it)
+	@$(PIP) -e ".[dev,diffusers]"
+	$(BIN)/python -m pytest -q tests/adapters
 
 check: format lint types layers budget docs examples  ## format, lint, types, imports, sizes, and every document that runs
 
@@ -55,6 +60,9 @@ methods: $(DEV)  ## write docs/methods.md from the recipes
 
 methods-check: $(DEV)
 	$(BIN)/python tools/methods_page.py --check
+
+which: $(DEV)  ## write docs/which.md from the stored arenas
+	$(BIN)/python tools/which_page.py
 
 docs: doctest blocks methods-check  ## run the doctests and the Python blocks of README.md and docs/
 

@@ -110,3 +110,86 @@ def test_tables_of_alphas(name: str, method: str, gen: torch.Generator) -> None:
     d = apart(specimen, model, make(), x, cond, solver)
     print(name, method, d)
     assert d < 1e-4
+
+
+FLOW_SCHEDULERS = {
+    "euler": (lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), EULER),
+    "flow map euler": (lambda: diffusers.FlowMapEulerDiscreteScheduler(shift=5.0), EULER),
+    "dpm++": (
+        lambda: diffusers.DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+        DPMSolverPP(),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", FLOW_SCHEDULERS)
+@pytest.mark.parametrize("name", FLOWS)
+def test_flows(name: str, method: str, gen: torch.Generator) -> None:
+    make, solver = FLOW_SCHEDULERS[method]
+    specimen, model, x, cond = scene(name, gen)
+    assert apart(specimen, model, make(), x, cond, solver) < 1e-4
+
+
+OTHERS = {
+    "v": ({"prediction_type": "v_prediction"}, "ddim"),
+    "sample": ({"prediction_type": "sample"}, "ddim"),
+    "v, zero terminal SNR": (
+        {
+            "prediction_type": "v_prediction",
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+        },
+        "ddim",
+    ),
+    "v, euler": ({"prediction_type": "v_prediction", "timestep_spacing": "trailing"}, "euler"),
+    "v, dpm++, zero terminal SNR": (
+        {
+            "prediction_type": "v_prediction",
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+        },
+        "dpm++",
+    ),
+    "sample, heun": ({"prediction_type": "sample"}, "heun"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_predictions_and_terminal_snr(case: str, gen: torch.Generator) -> None:
+    options, method = OTHERS[case]
+    make, solver = SCHEDULERS[method]
+    specimen, model, x, cond = scene("DiT", gen)
+    assert apart(specimen, model, make(**options), x, cond, solver, steps=10) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["ddim", "euler", "dpm++"])
+def test_thirty_steps(method: str, gen: torch.Generator) -> None:
+    make, solver = SCHEDULERS[method]
+    specimen, model, x, cond = scene("DiT", gen)
+    assert (
+        apart(specimen, model, make(timestep_spacing="leading"), x, cond, solver, steps=30) < 1e-4
+    )
+
+
+def test_the_cosine_scheduler_of_stable_audio(gen: torch.Generator) -> None:
+    """Its solver is stochastic, so the denoised points are compared, over its own grid."""
+    pytest.importorskip("torchsde", reason="diffusers needs it for this scheduler")
+    specimen, model, x, cond = scene("Stable Audio", gen)
+    scheduler, constant = specimen.scheduler(), specimen.constant()
+    field = velocity(model, scheduler=scheduler, constant=constant)
+    scheduler.set_timesteps(6)
+    grid = denoiser(field).schedule.grid(6)
+    assert len(grid) == 7
+    for sigma, time, t in zip(scheduler.sigmas[:-1], scheduler.timesteps, grid[:-1], strict=True):
+        point = sigma * x
+        z = scheduler.precondition_inputs(point, sigma)
+        with torch.no_grad():
+            out = model(z, timestep=time.expand(2).double(), **cond, **constant, return_dict=False)[
+                0
+            ]
+            ours = field.denoise(point * field.interpolant.alpha(t), t, **cond)
+        torch.testing.assert_close(
+            ours, scheduler.precondition_outputs(point, out, sigma), rtol=1e-4, atol=1e-4
+        )

@@ -187,7 +187,7 @@ def test_half_precision_weights_keep_the_times(gen: torch.Generator) -> None:
     x, _ = ZOO["UNet2D"].inputs(1, gen)
     rows = x.expand(8, *x.shape[1:])
     t = torch.linspace(0.5, 0.505, 8)
-    gaps = [m for m in student.modules() if isinstance(m, Jump)][0]
+    gaps = next(m for m in student.modules() if isinstance(m, Jump))
     with torch.no_grad():
         assert student.output(rows, torch.full((8,), 0.7), t).dtype == torch.float32
         assert len(gaps.frequencies(0.7 - t).unique(dim=0)) == 8
@@ -205,7 +205,7 @@ def test_guided_teachers(gen: torch.Generator) -> None:
         torch.testing.assert_close(guided.velocity(x, S, **cond), expected)
         auto = Guided(field, 2.0, weak=weak).velocity(x, S, **cond)
         torch.testing.assert_close(auto, 2 * with_class - weak.velocity(x, S, **cond))
-    with pytest.raises(AdapterError, match="null= .* or weak="):
+    with pytest.raises(AdapterError, match=r"null= .* or weak="):
         Guided(field, 2.0)
 
 
