@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "flow map against the step-by-step walk: quality, time, network calls",
     "evaluate": "score samples: Frechet and kernel distance, precision, recall, classes",
     "audit": "is this map right? residuals over every source and target",
+    "steer": "what a model draws, towards a reward: before, after, cost",
     "invert": "data back to noise, and how well they return",
     "edit": "change the class of data, or walk between two of them",
     "restore": "masked, blurred or shrunk data, with uncertainty",
