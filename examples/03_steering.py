@@ -44,6 +44,7 @@ print(
 many = flow_map(flow_map.interpolant.prior((20 * n, 2), generator), 1.0, 0.0)
 weights = torch.softmax(reward(many), 0)
 exact = torch.logsumexp(reward(many), 0) - torch.tensor(20.0 * n).log()
+print(f"before: mean reward {reward(many).mean():.3f}")
 print(f"by reweighting {20 * n:,} samples: {weights @ reward(many):.3f}, log Z {exact:.3f}")
 assert abs(float(exact) - out.log_z) < 5 * out.log_z_error + 0.05
 
