@@ -19,9 +19,9 @@ def push_forward(
     skew: float | None = 1.8,
     starts: float = 0.2,
     ends: float = 0.2,
-    noise: float = 0.75,
+    noise: float = 1.0,
     half: float = 0.25,
-    strength: float = 1.6,
+    strength: float = 2.0,
 ) -> Recipe:
     """Legs up to `leg`; laws are compared on the shares `noise` and `half` of the rows, with factor `strength`."""
 
