@@ -8,8 +8,20 @@ from flowmaps.core import interpolant
 PATHS = ("linear", "trig", "vp", "ve", "edm")
 
 
+WHOLE = ("cli", "train", "report", "data", "control")
+"""Folders whose files share runs, servers and downloads: one process takes a file of theirs as a whole."""
+
+
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests are dealt out to the processes of xdist one by one, but for those of `WHOLE`."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if item.path.parent.name in WHOLE:
+                item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 @pytest.fixture(autouse=True)
