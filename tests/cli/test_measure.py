@@ -118,6 +118,15 @@ def test_every_recipe_is_cited(call, name) -> None:
     assert said.count("@") == len(all_recipes()[name]().cite)
 
 
+def test_recipes_by_name(call) -> None:
+    status, said, _ = call("recipes", "psd", "mean_flow", "--json")
+    assert status == 0
+    assert {card["name"] for card in json.loads(said)} == {"psd", "mean_flow"}
+    status, _, wrong = call("recipes", "men_flow")
+    assert status == 2
+    assert "did you mean 'mean_flow'" in wrong
+
+
 OWN = """@misc{doe2026own,
   title = {A Method of Their Own},
   author = {Doe, Jane and Roe, Richard},

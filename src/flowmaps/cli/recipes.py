@@ -2,6 +2,7 @@
 
 Examples:
   flowmaps recipes                     the table
+  flowmaps recipes lsd mean_flow       these alone
   flowmaps recipes --json              the same for programs, with arguments and defaults
   flowmaps train lsd ...               train one
   flowmaps cite lsd                    its BibTeX
@@ -18,12 +19,14 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Annotated, Any, final
+
+from tyro.conf import Positional, arg
 
 from ..bibliography import Entry, cited
 from ..errors import RecipeError
-from .options import parse, to_json
-from .words import table
+from .options import UsageError, parse, to_json
+from .words import nearest, table
 
 if TYPE_CHECKING:
     from ..learn.objective import Recipe
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 class Options:
     """Options of `flowmaps recipes`."""
 
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]")] = ()
+    """Recipes; by default all."""
     json: bool = False
     """Print the table as json."""
 
@@ -69,7 +74,11 @@ def main(argv: list[str]) -> int:
     options = parse(Options, argv, name="recipes", about=f"{__doc__}")
     from ..recipes import all_recipes
 
-    cards = [card(factory) for factory in all_recipes().values()]
+    known = all_recipes()
+    for name in options.names:
+        if name not in known:
+            raise UsageError(f"no recipe is called {name!r}{nearest(name, known)}")
+    cards = [card(known[name]) for name in options.names or known]
     cards.sort(key=lambda c: (c.year or 0, c.name))
     if options.json:
         to_json([asdict(each) for each in cards])
