@@ -87,13 +87,13 @@ def test_a_broken_weight_file(tmp_path: Path) -> None:
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(
-        AdapterError, match="unet cannot be loaded as UNet2DModel .*: save it again"
+        AdapterError, match=r"unet cannot be loaded as UNet2DModel .*: save it again"
     ):
         velocity(folder)
 
 
 def test_a_model_without_its_scheduler() -> None:
-    with pytest.raises(AdapterError, match="UNet2DModel alone does not say .* pass scheduler="):
+    with pytest.raises(AdapterError, match=r"UNet2DModel alone does not say .* pass scheduler="):
         velocity(ZOO["UNet2D"].build())
 
 
@@ -104,7 +104,7 @@ def test_schedulers() -> None:
         schedule(diffusers.EDMEulerScheduler())
     with pytest.raises(AdapterError, match="noise schedule of ScoreSdeVeScheduler is not known"):
         schedule(diffusers.ScoreSdeVeScheduler())
-    with pytest.raises(AdapterError, match="zero terminal SNR.*v_prediction"):
+    with pytest.raises(AdapterError, match=r"zero terminal SNR.*v_prediction"):
         schedule(diffusers.DDIMScheduler(rescale_betas_zero_snr=True))
     with pytest.raises(AdapterError, match="prediction_type 'trigflow'"):
         schedule(diffusers.DDIMScheduler(), "trigflow")
@@ -119,11 +119,11 @@ def test_conditioning(gen: torch.Generator) -> None:
     x, cond = specimen.inputs(2, gen)
     with pytest.raises(
         AdapterError,
-        match="SD3Transformer2DModel takes no conditioning prompt; it takes .*pooled_projections",
+        match=r"SD3Transformer2DModel takes no conditioning prompt; it takes .*pooled_projections",
     ):
         field.velocity(x, 0.5, **cond, prompt=torch.zeros(2))
     with pytest.raises(
-        AdapterError, match="SD3Transformer2DModel failed .* not given .*pooled_projections"
+        AdapterError, match=r"SD3Transformer2DModel failed .* not given .*pooled_projections"
     ):
         field.velocity(x, 0.5, encoder_hidden_states=cond["encoder_hidden_states"])
     unet = ZOO["SD 1.5 UNet"]
@@ -135,7 +135,9 @@ def test_conditioning(gen: torch.Generator) -> None:
 
 def test_what_is_no_denoiser() -> None:
     scheduler = diffusers.DDPMScheduler()
-    with pytest.raises(AdapterError, match="Linear is no denoiser .* lacks an argument `timestep`"):
+    with pytest.raises(
+        AdapterError, match=r"Linear is no denoiser .* lacks an argument `timestep`"
+    ):
         velocity(torch.nn.Linear(2, 2), scheduler=scheduler)
     with pytest.raises(AdapterError, match="object has no denoiser"):
         velocity(object(), scheduler=scheduler)

@@ -28,8 +28,13 @@ def stock(
     """What a pipeline of diffusers does; each class's way with times is written out, as in its own pipeline."""
     scheduler.set_timesteps(steps)
     x = x * getattr(scheduler, "init_noise_sigma", 1.0)
-    for t in scheduler.timesteps:
-        z = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+    for i, step in enumerate(scheduler.timesteps):
+        t = step
+        if scheduler.config.get(
+            "use_flow_sigmas"
+        ):  # its timesteps are cut to integers, away from its own sigmas
+            t = scheduler.sigmas[i].double() * scheduler.config["num_train_timesteps"]
+        z = scheduler.scale_model_input(x, step) if hasattr(scheduler, "scale_model_input") else x
         times = {"timestep": t.expand(len(x))}
         if specimen.kind == "FluxTransformer2DModel":
             times = {"timestep": t.expand(len(x)) / 1000}
@@ -45,7 +50,7 @@ def stock(
             return_dict=False,
         )[0]
         out = out[:, : x.shape[1]] if out.shape[1] == 2 * x.shape[1] else out
-        x = scheduler.step(out, t, x).prev_sample
+        x = scheduler.step(out, step, x).prev_sample
     return x
 
 

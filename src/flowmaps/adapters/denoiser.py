@@ -113,7 +113,7 @@ class Denoiser(nn.Module):
         return self
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        dtype = self.model.dtype  # diffusers' own rule: some weights may be kept wider
+        dtype: Any = self.model.dtype  # diffusers' own rule: some weights may be kept wider
         given = self._arguments({**self.constant, **cond}, dtype)
         source = self.schedule.timestep(s)
         first = source.clamp(

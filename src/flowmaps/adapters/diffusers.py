@@ -1,3 +1,5 @@
+# The extra may not be installed.
+# pyright: basic, reportMissingImports=false, reportPrivateImportUsage=false
 """Any model of Hugging Face diffusers: as a velocity (a teacher), and as a flow map that starts as that velocity.
 
     teacher = velocity("path/of/a/pipeline")
@@ -126,14 +128,14 @@ def add_lora(
     """
     from peft import LoraConfig
 
-    model = denoiser(flow_map).model
+    model: Any = denoiser(flow_map).model
     own = OWN.get(type(model).__name__)
     trained = ["jump"] if isinstance(model, FlowMapModel) else own and [own[2].rpartition(".")[2]]
     config = LoraConfig(
         r=rank, lora_alpha=int(alpha or rank), target_modules=list(targets), modules_to_save=trained
     )
     try:
-        model.add_adapter(config)  # pyright: ignore
+        model.add_adapter(config)
     except ValueError as error:
         raise AdapterError(
             f"{type(core_of(model)).__name__} has no module among targets={list(targets)}: name some of its linear layers"

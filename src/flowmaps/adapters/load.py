@@ -1,3 +1,5 @@
+# The extra may not be installed.
+# pyright: basic, reportMissingImports=false, reportPrivateImportUsage=false
 """From what a user has in hand (a pipeline, a folder, a name on the hub, a model) to a denoiser and its scheduler."""
 
 import json
@@ -88,7 +90,8 @@ def _index(source: str) -> dict[str, Any]:
             "nor config.json (model.save_pretrained)"
         )
     try:
-        return dict(diffusers.DiffusionPipeline.load_config(source))  # pyright: ignore
+        found: Any = diffusers.DiffusionPipeline.load_config(source)
+        return dict(found)
     except (OSError, ValueError) as error:
         raise AdapterError(
             f"{source} is neither a folder nor a pipeline that could be fetched from the hub: check the name, or give the "

@@ -1,8 +1,10 @@
+# The extra may not be installed.
+# pyright: basic, reportMissingImports=false, reportPrivateImportUsage=false
 """A second time for any denoiser of diffusers: an embedding of the jump, zero until it is trained, beside the first time's."""
 
 import copy
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -58,7 +60,7 @@ class TwoTime(nn.Module):
         return out if self.gap is None else out + self.jump(self.gap).to(out.dtype)
 
 
-class FlowMapModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
+class FlowMapModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """A denoiser of diffusers with a second time, `r_timestep`; saved as one config and one safetensors file.
 
     Args:
@@ -96,7 +98,7 @@ class FlowMapModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # pyright: ignor
     ) -> "FlowMapModel":
         """This model with a second time. Its modules are used, not copied."""
         names = embedders or list(traits(model).embedders) or None
-        config = {k: v for k, v in dict(model.config).items() if not k.startswith("_")}  # pyright: ignore
+        config = _config(model)
         with accelerate.init_empty_weights():
             shell = cls(type(model).__name__, config, horizon, names)
         shell.backbone = model
@@ -176,6 +178,11 @@ def _install(model: nn.Module, names: list[str] | None) -> list[TwoTime]:
     return installed
 
 
+def _config(model: Any) -> dict[str, Any]:
+    """What made a model, without diffusers' own notes."""
+    return {key: value for key, value in model.config.items() if not key.startswith("_")}
+
+
 def _of_time(name: str) -> bool:
     leaf = name.rpartition(".")[2]
     return bool(_OF_TIME.match(leaf)) and "guidance" not in leaf
@@ -186,7 +193,7 @@ def _width(module: nn.Module) -> int:
     return [m for m in module.modules() if isinstance(m, nn.Linear)][-1].out_features
 
 
-def with_own_second_time(model: nn.Module) -> nn.Module | None:
+def with_own_second_time(model: Any) -> nn.Module | None:
     """A copy of a one-time model whose class has a second time that its config leaves off; None if it has none.
 
     The new embedder is zero where the class adds it (the map starts as the model), and a copy of the first time's
@@ -197,10 +204,8 @@ def with_own_second_time(model: nn.Module) -> nn.Module | None:
     if switch is None:
         return None
     flag, first, second, averaged = switch
-    config: Mapping[str, Any] = {
-        k: v for k, v in dict(model.config).items() if not k.startswith("_")
-    }  # pyright: ignore
-    twin = type(model).from_config({**config, flag: True})  # pyright: ignore[reportAttributeAccessIssue]
+    config = _config(model)
+    twin = type(model).from_config({**config, flag: True})
     absent, _ = twin.load_state_dict(model.state_dict(), strict=False)
     if any(not key.startswith(second) for key in absent):
         raise AdapterError(

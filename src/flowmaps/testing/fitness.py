@@ -39,8 +39,10 @@ def fitness(
 
     def gradient(slope: Tensor) -> Tensor:
         weights = [p for p in flow_map.parameters() if p.requires_grad]
-        found = torch.autograd.grad((slope * weight).sum(), weights, allow_unused=True)
-        return torch.cat([g.flatten() for g in found if g is not None])
+        (slope * weight).sum().backward()
+        found = [p.grad.flatten() for p in weights if p.grad is not None]
+        flow_map.zero_grad(set_to_none=True)
+        return torch.cat(found)
 
     exact = along_source(fn, x, s, t, dx)[1]
     finite = along_source(fn, x, s, t, dx, derivative=Derivative("finite", 1e-4))[1]

@@ -1,3 +1,5 @@
+# The extra may not be installed.
+# pyright: basic, reportMissingImports=false, reportPrivateImportUsage=false
 """Tiny instances with random weights of the denoisers of diffusers, with points and conditioning that fit them."""
 
 from collections.abc import Callable, Mapping
@@ -46,12 +48,12 @@ class Specimen:
         import diffusers
 
         if self.flow:
-            return diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)  # pyright: ignore
+            return diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
         if self.audio:
-            return diffusers.CosineDPMSolverMultistepScheduler()  # pyright: ignore
+            return diffusers.CosineDPMSolverMultistepScheduler()
         return diffusers.DDIMScheduler(
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False
-        )  # pyright: ignore
+        )
 
     def inputs(
         self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
