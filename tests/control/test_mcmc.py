@@ -28,15 +28,15 @@ def test_pcn_accepts_as_steering_says(gen) -> None:
     assert abs(out.acceptance - 0.755) < 0.015
 
 
-@pytest.mark.parametrize("move", [PCN(0.5), Slice(), MALA(0.4)])
+@pytest.mark.parametrize("move", [PCN(0.5), Slice(), MALA(0.6)])
 def test_chains_on_a_gaussian_with_a_quadratic_reward(gen, move) -> None:
     """PULL, four times as strong by beta: var 1.7^2 / (1 + 4 a)."""
-    out = noise_mcmc(GAUSS.flow_map, PULL, noise(1000), move=move, n=60, keep=5, generator=gen)
+    out = noise_mcmc(GAUSS.flow_map, PULL, noise(3000), move=move, n=60, keep=5, generator=gen)
     mean, var = moments(out.draws.flatten(0, 1))
     assert abs(mean - G_MEAN) < 0.03
     assert abs(var / G_VAR - 1) < 0.04
     sharp = noise_mcmc(
-        GAUSS.flow_map, PULL, noise(1000), move=move, n=60, keep=5, beta=4.0, generator=gen
+        GAUSS.flow_map, PULL, noise(3000), move=move, n=60, keep=5, beta=4.0, generator=gen
     )
     mean, var = moments(sharp.draws.flatten(0, 1))
     assert abs(mean - (0.4 + 1.6 * 5.78 / 6.78)) < 0.03

@@ -105,8 +105,14 @@ def test_mode_masses_of_the_plug_ins(value, mass, tolerance) -> None:
 
 def test_look_ahead_without_its_ramp_diverges() -> None:
     """Trap 1: the gradient of r(X(x, t, 0)) does not vanish towards noise, and the kick does not stay finite."""
-    out = steer(M1.flow_map, TILT, QUANTILES, uniform(25), value=LookAhead(ramp=False))
-    assert modes(out.x)[1] > 3
+    base = GAUSS.flow_map(noise(5), 1.0, 0.0)
+    reward = linear(torch.ones(1, dtype=D))
+    out = steer(GAUSS.flow_map, reward, noise(5), uniform(25), value=LookAhead(ramp=False))
+    assert float((out.x - base).min()) > 10 * 1.7**2
+    ramped = steer(GAUSS.flow_map, reward, noise(5), uniform(100), value=LookAhead())
+    torch.testing.assert_close(
+        ramped.x - base, torch.full((5, 1), KAPPA * 1.7**2).double(), atol=0.05, rtol=0
+    )
 
 
 @pytest.mark.parametrize("through", [False, True])

@@ -15,7 +15,7 @@ from ..core.flow_map import FlowMap
 from ..core.shape import like
 from ..errors import ControlError
 from ..sample.sample import renoise, sample
-from .budget import Budget, Result
+from .budget import Budget, Cost, Result
 from .conditions import ONE_JUMP, normal, pick, prior_scale, spread
 from .rewards import Reward
 
@@ -185,16 +185,16 @@ def _sphere(
     cond: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor]:
     x = sample(model, noise, times, **cond)
-    r, price = score(x), ledger.limit and (ledger.limit - ledger.left)
-    wide, scale = _repeated(cond, how.tries), prior_scale(model.interpolant)
-    radius = noise.flatten(1).norm(dim=1)
-    while ledger.affords(how.tries * (price or 1)):
-        tried = noise.repeat_interleave(how.tries, 0)
+    r, price = score(x), Cost(**ledger.counts).equivalents
+    scale, radius = prior_scale(model.interpolant), noise.flatten(1).norm(dim=1)
+    while ledger.affords(price):
+        tries = min(how.tries, int(ledger.left // max(price, 1)))
+        tried = noise.repeat_interleave(tries, 0)
         tried = tried + how.step * scale * normal(tried, generator)
-        size = radius.repeat_interleave(how.tries) / tried.flatten(1).norm(dim=1)
+        size = radius.repeat_interleave(tries) / tried.flatten(1).norm(dim=1)
         tried = like(size, tried) * tried
-        ends = sample(model, tried, times, **wide)
-        best, rows = _best(score(ends), how.tries)
+        ends = sample(model, tried, times, **_repeated(cond, tries))
+        best, rows = _best(score(ends), tries)
         better = best > r
         noise = torch.where(like(better, noise), tried[rows], noise)
         x, r = torch.where(like(better, x), ends[rows], x), torch.where(better, best, r)
@@ -211,6 +211,10 @@ def _paths(
     cond: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
     path, rows_of = model.interpolant, len(noise)
+    if not ledger.affords(2 * rows_of * how.width):
+        raise ControlError(
+            f"{how.width} paths need at least {2 * how.width} forwards per row to start: a larger budget, or fewer"
+        )
     more = how.width - 1
     fresh = prior_scale(path) * normal(noise.repeat_interleave(max(more, 1), 0), generator)
     fresh = fresh.reshape(rows_of, max(more, 1), *noise.shape[1:])[:, :more]
