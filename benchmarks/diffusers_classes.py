@@ -1,4 +1,6 @@
-"""Which classes of diffusers can be learned how: tiny instances, run. Writes diffusers_classes.json and the table of docs/diffusers.md.
+"""Which classes of diffusers can be learned how: tiny instances, run.
+
+Writes diffusers_classes.json and the table of docs/diffusers.md.
 
 Needs the extra: pip install 'flowmaps[diffusers]'. About a minute on one core.
 """
