@@ -37,9 +37,9 @@ mean = see(y) @ covariance / sigma**2
 
 # %% Three ways to it, with any flow map.
 methods = {
-    "guided flow": (PiGDM(8 if fast else 24, iterations=16, latest=0.995), draws),
+    "guided flow": (PiGDM(10 if fast else 24, iterations=16, latest=0.995), draws),
     "likeliest noise": (NoiseMAP(100), 1),
-    "chains in noise": (NoisePosterior(10 if fast else 150), draws),
+    "chains in noise": (NoisePosterior(40 if fast else 150), draws),
 }
 for name, (method, number) in methods.items():
     found = restore(

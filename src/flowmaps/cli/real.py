@@ -26,10 +26,10 @@ class Examples:
     """Rows of a data set on the model's device: data (N, *D) and the conditions they come with."""
 
     x: Tensor
-    cond: dict[str, Tensor]
+    cond: dict[str, Any]
     data: Data
 
-    def labelled(self, number: int) -> dict[str, Tensor]:
+    def labelled(self, number: int) -> dict[str, Any]:
         """The same conditions with another class."""
         return self.cond | {"label": torch.full((len(self.x),), number, device=self.x.device)}
 

@@ -91,7 +91,8 @@ def main(argv: list[str]) -> int:
         generator=generator,
         **real.cond,
     )
-    report = {"checkpoint": str(model.saved.path), "damage": options.damage, "n": options.n}
+    report: dict[str, Any] = {"checkpoint": str(model.saved.path), "damage": options.damage}
+    report |= {"n": options.n}
     report |= {"sigma": options.sigma, "method": str(method)}
     report |= scores(found, real.x)
     leave(options.out, _picture(found, real.x, y, operator), report, as_json=options.json)

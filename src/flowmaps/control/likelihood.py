@@ -74,8 +74,8 @@ class ByOde:
         probes = None if self.probes is None else rademacher(self.probes, x, generator)
         shape, dims = x.shape, x[0].numel()
 
-        def joint(state: Tensor, t: Tensor, **cond: Any) -> Tensor:
-            point = state[:, :dims].reshape(shape)
+        def joint(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+            point = x[:, :dims].reshape(shape)
 
             def field(x: Tensor) -> Tensor:
                 return flow_map.velocity(x, t, **cond)
@@ -262,16 +262,23 @@ def divergence(
 
 
 def _columns(field: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """The value (B, *D) and the Jacobian (B, d, d) of a function that works row by row, one column per pass."""
+    """The value (B, *D) and the Jacobian (B, d, d) of a function that works row by row, as many columns at a time as fit."""
     dims = x[0].numel()
-    columns: list[Tensor] = []
-    value = x
+
+    def column(unit: Tensor) -> tuple[Tensor, Tensor]:
+        along = unit.reshape(1, *x.shape[1:]).expand_as(x)
+        value, slope = torch.func.jvp(field, (x,), (along,))[:2]
+        return value, slope.flatten(1)
+
+    units = torch.eye(dims, dtype=x.dtype, device=x.device)
+    together = max(1, _ROWS // len(x))
     with forward_mode_attention():
-        for unit in torch.eye(dims, dtype=x.dtype, device=x.device):
-            along = unit.reshape(1, *x.shape[1:]).expand_as(x).contiguous()
-            value, slope = torch.func.jvp(field, (x,), (along,))[:2]
-            columns.append(slope.flatten(1))
-    return value, torch.stack(columns, -1)
+        values, slopes = torch.func.vmap(column, chunk_size=together)(units)
+    return values[0], slopes.movedim(0, -1)
+
+
+_ROWS = 4096
+"""Rows that one pass of a network is given."""
 
 
 def _jump(flow_map: FlowMap, x: Tensor, s: float, t: float, **cond: Any) -> tuple[Tensor, Tensor]:
