@@ -85,8 +85,7 @@ def main(argv: list[str]) -> int:
         return 0
     print(table(HEAD, [_row(each) for each in cards]))
     print(
-        "\nstatus: exact = the same numbers as the authors' code; faithful = from the paper; own = of this project; "
-        "sketch = not yet either."
+        "\nstatus: exact = the numbers of the authors' code; faithful = from the paper; own = this project's; sketch = neither."
     )
     return 0
 
