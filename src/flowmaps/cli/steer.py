@@ -211,7 +211,7 @@ def _run(
     noise: "Tensor",
     beta: float,
     generator: "Generator",
-    cond: dict[str, "Tensor"],
+    cond: dict[str, Any],
 ) -> "Result":
     from ..control.mcmc import noise_mcmc
     from ..control.noise import optimize_noise
@@ -221,8 +221,9 @@ def _run(
     from ..control.tilt import fmtt
     from ..sample import uniform
 
-    flow_map, times, draws = model.flow_map, uniform(options.steps), {"generator": generator}
-    always = {"beta": beta, **cond}
+    flow_map, times = model.flow_map, uniform(options.steps)
+    draws: dict[str, Any] = {"generator": generator}
+    always: dict[str, Any] = {"beta": beta, **cond}
     ways: dict[str, Callable[[], Result]] = {
         "tempered": lambda: tempered_smc(flow_map, reward, noise, **draws, **always),
         "chain": lambda: noise_mcmc(
