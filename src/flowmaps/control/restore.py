@@ -1,3 +1,4 @@
+# budget: five ways to restore share one setting and are compared line by line
 r"""Restoration: what data can have been seen as $y = A x + \sigma n$? Draws of the posterior, or its best point.
 
 | method | exact for | costs per draw | needs |

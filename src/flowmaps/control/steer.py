@@ -1,3 +1,4 @@
+# budget: the estimators of value and the samplers that lean on them are read side by side
 r"""Look-ahead steering: a flow map whose velocity leans towards a reward, and the estimators of how far it should lean.
 
 The tilt $p^*\propto p_0e^{\beta r}$ has the velocity $b^*_t = b_t - k_t\nabla V_t$ with the kick
