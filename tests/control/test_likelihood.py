@@ -23,7 +23,7 @@ from flowmaps.core.interpolant import linear, trig
 from flowmaps.core.oracle import Rotated
 from flowmaps.core.solver import EULER, HEUN, RK4, DormandPrince
 from flowmaps.errors import ControlError
-from flowmaps.testing.worlds import gaussian, mixture, rotated
+from flowmaps.testing.worlds import gaussian, mixture, product, rotated
 
 FINE = ByOde(solver=DormandPrince(1e-10, 1e-10), steps=1)
 
@@ -139,6 +139,29 @@ def test_the_losses_of_a_head_vanish_at_the_truth_and_only_there(gen) -> None:
     diagonal, bootstrap = head_loss(wrong, world.flow_map, x, s, t, gen)
     torch.testing.assert_close(diagonal, torch.full((6,), 0.01).double())
     assert float(bootstrap.min()) > 0
+
+
+def test_the_bootstrap_follows_the_trajectory(gen) -> None:
+    """Where the divergence depends on the place: the second half starts where the first half ends."""
+    world = product()
+
+    def log_density(x, t):
+        return world.density(x, t).log().sum(1)
+
+    def head(x, s, t):
+        return (log_density(world.flow_map(x, s, t), t) - log_density(x, s)) / (t - s)
+
+    x = torch.randn(5, 2, generator=gen).double()
+    s, t = torch.full((5,), 0.2).double(), torch.full((5,), 0.8).double()
+    middle = (s + t) / 2
+    here = (head(x, s, middle) + head(x, middle, t)) / 2
+    assert float((head(x, s, t) - here).abs().max()) > 0.05  # it matters
+
+    def safe(x, s, t):
+        return torch.where(s == t, 0.0, head(x, s, torch.where(s == t, s + 0.1, t)))
+
+    bootstrap = head_loss(safe, world.flow_map, x, s, t, gen)[1]
+    torch.testing.assert_close(bootstrap, torch.zeros(5).double(), atol=1e-16, rtol=0)
 
 
 class Head(nn.Module):

@@ -88,10 +88,10 @@ def measured(n, generator):
 
 
 def test_posterior_draws_cover_as_often_as_they_say(gen) -> None:
-    x, y = measured(800, gen)
+    x, y = measured(2000, gen)  # exact draws miss 68 % by a point here: few truths
     method = PiGDM(12, iterations=3, latest=0.999)
     found = restore(
-        WORLD.flow_map, y, Matrix(A), SIGMA, shape=(3,), method=method, draws=49, generator=gen
+        WORLD.flow_map, y, Matrix(A), SIGMA, shape=(3,), method=method, draws=19, generator=gen
     )
     mean, covariance = bayes(y)
     z = found.x - mean
