@@ -9,7 +9,7 @@ r"""Restoration: what data can have been seen as $y = A x + \sigma n$? Draws of 
 | `PlugAndPlay` | nothing: a sharp, consistent picture | a jump per step | the map |
 | `NoiseMAP` | Gaussian data: the posterior mean | a backward pass per iteration | the map |
 
-(steering.md C.4). A Gaussian world tells them apart: its posterior is known.
+A Gaussian world tells them apart: its posterior is known.
 """
 
 import itertools
@@ -135,8 +135,7 @@ class PiGDM:
 def denoised(flow_map: FlowMap, x: Tensor, s: Time, t: Time, **cond: Any) -> Tensor:
     r"""The denoisers of a flow map (arXiv:2606.19802): clean data whose straight way to `x` has the jump's mean velocity.
 
-    On the linear path $x - s\,u(x, s, t)$. At t = s it is $E[x_0|x_s]$, of least error and blurry; at t = 0 the jump's end, a
-    sample; between, the frontier of distortion and perception.
+    On the linear path $x - s\,u(x, s, t)$: at t = s the mean, of least error and blurry; at t = 0 the jump's end, a sample.
     """
     source, target = as_time(s, x), as_time(t, x)
     u = flow_map.mean_velocity(x, source, target, **cond)
@@ -205,7 +204,7 @@ class PlugAndPlay:
 class NoiseMAP:
     r"""The likeliest noise: $\min_z \tfrac12|z|^2 + |y-A X(z,1,0)|^2/2\sigma^2$, by L-BFGS through the jump (D-Flow).
 
-    A point estimate; for Gaussian data it is the posterior mean. `iterations` gradients, at F + B each.
+    For Gaussian data it is the posterior mean. `iterations` gradients, at F + B each.
     """
 
     iterations: int = 50
@@ -248,11 +247,11 @@ class NoiseMAP:
 class NoisePosterior:
     r"""Draws of $N(z)\,e^{-|y-AX(z,1,0)|^2/2\sigma^2}$ by a Markov chain per draw: the posterior under the law of the map itself.
 
-    Exact in the limit of long chains for any law, if the map's jump is. The noise of the measurement is lowered in stages, which
-    also tune the step. Cost per iteration F + B with `MALA`, F with `PCN`; far from the answer chains need hundreds.
+    Exact in long chains for any law, if the jump is. Stages of falling measurement noise come first and tune
+    the step. Cost per iteration F + B with `MALA`, F with `PCN`; far from the answer chains need hundreds.
 
     Attributes:
-        iterations: Moves at the true noise level.
+        iterations: Moves at the true noise level, after a fifth of them to tune.
         warm: Shares of the log-likelihood of the stages before, a fifth of the iterations each.
         move: A kernel that keeps the prior and sees all rows at once: `MALA()` by default, or `PCN()`.
     """
@@ -279,9 +278,8 @@ class NoisePosterior:
         move: Move = self.move or MALA(0.3)
         target = Target(flow_map, seen, ONE_JUMP, cond)
         state = target(noise / target.scale, gradient=move.gradient)
-        stages = [(share, max(1, self.iterations // 5)) for share in self.warm]
-        for share, count in [*stages, (1.0, self.iterations // 5)]:
-            for _ in range(count):
+        for share in (*self.warm, 1.0):
+            for _ in range(max(1, self.iterations // 5)):
                 state, taken = move(target, state, share, generator)
                 move = move.tuned(float(taken.mean()))
         for _ in range(self.iterations):
@@ -313,8 +311,8 @@ class Denoise:
         level = torch.tensor(-math.log(seen.sigma), dtype=noise.dtype, device=noise.device)
         c = path.time_at(level).clamp(0, 1)
         x = path.alpha(c) * seen.y.to(noise)
-        posterior = posterior_map(flow_map, steps=self.steps)
-        return posterior(noise, 1.0, 0.0, context=x, context_time=as_time(c, x), **cond)
+        draw = posterior_map(flow_map, steps=self.steps)
+        return draw(noise, 1.0, 0.0, context=x, context_time=as_time(c, x), **cond)
 
 
 @final
@@ -386,20 +384,17 @@ def restore(
 def coverage(
     draws: Tensor, truth: Tensor, levels: tuple[float, ...] = (0.68, 0.95)
 ) -> dict[float, float]:
-    """How often the truth lies in the central interval of the draws: calibrated draws cover a level as often as it says.
+    """How often the truth lies in the central interval of the draws.
 
-    By ranks: among N draws of its own law the truth falls into each of N + 1 gaps equally often, and a gap counts by its overlap
-    with the interval, so calibrated draws have exactly the level as their mean at any N.
+    By ranks: calibrated draws put it in each of N + 1 gaps equally often, so they cover a level as often as it says at any N.
 
-    Args:
-        draws: Posterior draws (N, B, *D).
-        truth: What was drawn first (B, *D).
-        levels: Probabilities of the intervals.
+    Draws are (N, B, *D), what was drawn first is (B, *D).
     """
     width = 1 / (len(draws) + 1)
     low = (draws < truth).double().sum(0) * width
-    shares: dict[float, float] = {}
-    for level in levels:
-        ends = (low + width).clamp(max=(1 + level) / 2), low.clamp(min=(1 - level) / 2)
-        shares[level] = float((ends[0] - ends[1]).clamp(min=0).mean() / width)
-    return shares
+
+    def covered(level: float) -> float:
+        top, bottom = (low + width).clamp(max=(1 + level) / 2), low.clamp(min=(1 - level) / 2)
+        return float((top - bottom).clamp(min=0).mean() / width)
+
+    return {level: covered(level) for level in levels}
