@@ -236,7 +236,7 @@ def test_an_entry_point_is_a_recipe(target, tmp_path, monkeypatch) -> None:
 def test_errors_name_the_nearest() -> None:
     with pytest.raises(
         RecipeError,
-        match=r"no recipe is called 'meanflow' \(did you mean 'mean_flow'\?\); there are ddpm",
+        match=r"no recipe is called 'meanflow' \(did you mean 'mean_flow'\?\); there are alpha_flow",
     ):
         recipes.get("meanflow")
     with pytest.raises(

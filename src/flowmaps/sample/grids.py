@@ -38,13 +38,17 @@ def karras(
 ) -> Tensor:
     r"""EDM's grid (Karras et al. 2022, arXiv:2206.00364, eq. 5): $\sigma/\alpha$ uniform in the power $1/\rho$, then 0.
 
-    Noise-to-signal ratios run from `high` to `low` in `steps` values; the first is pulled to t = 1, and 0 is appended.
+    Noise-to-signal ratios run from `high` to `low` in `steps` values; the first is pulled to t = 1, and 0 is appended. On a path
+    that keeps noise at its data end (`edm`) that noise is the last of `steps` + 1 values.
     """
     path = path or linear()
     high = min(high, math.exp(-_noisiest(path)))
+    zero = torch.zeros((), dtype=torch.float64)
+    least = float(path.sigma(zero) / path.alpha(zero))
+    count = _positive(steps) + (least >= low)
     power = torch.linspace(
-        high ** (1 / rho), low ** (1 / rho), _positive(steps), dtype=torch.float64
-    )
+        high ** (1 / rho), max(low, least) ** (1 / rho), count, dtype=torch.float64
+    )[:steps]
     return _pinned(path.time_at(-rho * power.log()).clamp(max=1.0))
 
 
