@@ -35,3 +35,7 @@ class ControlError(FlowmapsError, ValueError):
 
 class AdapterError(FlowmapsError, ValueError):
     """A model, folder or scheduler of another library that cannot be read as it stands."""
+
+
+class MissingExtraError(FlowmapsError, ImportError):
+    """A part of flowmaps whose optional packages are not installed."""

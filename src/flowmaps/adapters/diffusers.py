@@ -20,11 +20,11 @@ from torch import nn
 from ..core.flow_map import NetFlowMap
 from ..core.interpolant import Interpolant
 from ..core.parametrization import Average
-from ..errors import AdapterError
+from ..errors import AdapterError, MissingExtraError
 
 for name in ("accelerate", "diffusers", "peft", "transformers"):
     if find_spec(name) is None:  # looked for, not imported: that takes seconds
-        raise AdapterError(
+        raise MissingExtraError(
             f"the adapter of diffusers needs the package {name}: pip install 'flowmaps[diffusers]'"
         )
 
