@@ -13,7 +13,7 @@ import diffusers
 
 from flowmaps.adapters.diffusers import Schedule, flow_map, schedule, velocity
 from flowmaps.core.flow_map import NetFlowMap
-from flowmaps.errors import AdapterError
+from flowmaps.errors import AdapterError, MissingExtraError
 from flowmaps.testing.zoo import ZOO
 
 
@@ -149,5 +149,5 @@ def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "flowmaps.adapters.diffusers"
     monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
-    with pytest.raises(AdapterError, match=r"accelerate: pip install 'flowmaps\[diffusers\]'"):
+    with pytest.raises(MissingExtraError, match=r"accelerate: pip install 'flowmaps\[diffusers\]'"):
         importlib.import_module(name)

@@ -40,7 +40,7 @@ class Options:
     out: Annotated[Path, arg(metavar="DIR")] = Path("demo")
     """Where the page, the pictures, report.json and the two runs go."""
     seconds: Annotated[float | None, arg(metavar="FLOAT")] = None
-    """Training time of each model; by default 58 and 90 seconds."""
+    """Training time of each model; by default 50 and 98 seconds."""
     n: Annotated[int, arg(name="number", aliases=["-n"])] = settings.SAMPLES
     """Samples that every row is measured on, all digits in turn."""
     again: bool = False

@@ -7,7 +7,7 @@ BASELINE = Config(  # pyright: ignore[reportCallIssue]  # every field has a defa
     data="digits",
     net="mlp-small",
     run=Run(  # pyright: ignore[reportCallIssue]
-        steps=1_000_000, seconds=58, batch=256, lr=2e-3, ema=(0.03,), save_every=1_000_000
+        steps=1_000_000, seconds=50, batch=256, lr=2e-3, ema=(0.03,), save_every=1_000_000
     ),
 )
 
@@ -16,7 +16,7 @@ FLOW_MAP = Config(  # pyright: ignore[reportCallIssue]  # the demo sets `teacher
     data="digits",
     net="mlp-small",
     run=Run(  # pyright: ignore[reportCallIssue]
-        steps=1_000_000, seconds=90, batch=256, lr=2e-3, ema=(0.03,), save_every=1_000_000
+        steps=1_000_000, seconds=98, batch=256, lr=2e-3, ema=(0.03,), save_every=1_000_000
     ),
 )
 
