@@ -110,9 +110,11 @@ def test_states_are_counted(state, rule, calls) -> None:
 
 
 def test_guidance_is_counted_and_nothing_global_moves() -> None:
-    guided = replace(recipe(Lagrangian("teacher", through="target")), guidance=Guidance(10))
+    guided = replace(
+        recipe(Lagrangian("teacher", through="target")), guidance=Guidance({"label": 10})
+    )
     assert count(guided).calls["teacher F"] == 1  # scale 1 guides nothing
-    strong = replace(guided, guidance=Guidance(10, scale=Uniform(1.0, 3.0)))
+    strong = replace(guided, guidance=Guidance({"label": 10}, scale=Uniform(1.0, 3.0)))
     assert count(strong).calls["teacher F"] == 2
     before = torch.get_rng_state()
     assert fpe(recipe(Eulerian(), weight=LearnedLogVar(16))) == 5

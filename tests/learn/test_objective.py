@@ -276,10 +276,10 @@ def test_guided_field_is_the_fixed_point(gen) -> None:
     v, none = bare.field(x, TIME, LABEL), bare.field(x, TIME, torch.full((5,), 2))
     scale = 1 + 1.7 * (LABEL != 2).double()
     truth = none + scale[:, None] * (v - none)
-    fixed = Guidance(2, Fixed(2.7))
+    fixed = Guidance({"label": 2}, Fixed(2.7))
     got = fixed.conditional(Classes(2.7), v, x, TIME, {"label": LABEL}, scale)
     assert_close(got, truth, rtol=1e-11, atol=1e-11)
-    by_input = Guidance(2, LogUniform(1.0, 4.0))
+    by_input = Guidance({"label": 2}, LogUniform(1.0, 4.0))
     student = Classes()
     got = by_input.conditional(student, v, x, TIME, {"label": LABEL, "scale": scale}, scale)
     assert_close(got, truth, rtol=1e-11, atol=1e-11)
@@ -296,26 +296,30 @@ def test_teacher_is_guided_as_when_sampling(gen) -> None:
     v, none = teacher.field(x, TIME, LABEL), teacher.field(x, TIME, torch.full((5,), 2))
     scale = torch.tensor([1.5, 2.7, 1.0, 3.2, 0.8], dtype=torch.float64)
     cond = {"label": LABEL, "scale": scale}
-    got = Guidance(2, LogUniform()).teacher(teacher, x, TIME, cond, scale)
+    got = Guidance({"label": 2}, LogUniform()).teacher(teacher, x, TIME, cond, scale)
     assert_close(got, none + scale[:, None] * (v - none), rtol=1e-11, atol=1e-11)
     assert all(asked is None for _, asked in teacher.asked)  # a teacher knows no scale
-    part = Guidance(2, LogUniform(), low=0.4, high=0.7).teacher(teacher, x, TIME, cond, scale)
+    part = Guidance({"label": 2}, LogUniform(), low=0.4, high=0.7).teacher(
+        teacher, x, TIME, cond, scale
+    )
     inside = torch.tensor([False, True, True, True, False])
     assert_close(part, torch.where(inside[:, None], got, v), rtol=1e-11, atol=1e-11)
-    assert_close(Guidance(2).teacher(teacher, x, TIME, {"label": LABEL}, scale), v)
+    assert_close(Guidance({"label": 2}).teacher(teacher, x, TIME, {"label": LABEL}, scale), v)
 
 
 def test_dropped_labels_are_not_guided(gen) -> None:
     n = 20_000
     label = torch.randint(3, (n,), generator=gen)
-    cond, scale = Guidance(3, LogUniform(1.5, 4.0), dropout=0.2).draw({"label": label}, n, gen)
+    cond, scale = Guidance({"label": 3}, LogUniform(1.5, 4.0), dropout=0.2).draw(
+        {"label": label}, n, gen
+    )
     dropped = cond["label"] == 3
     assert abs(dropped.double().mean().item() - 0.2) < 5 * (0.16 / n) ** 0.5
     assert bool((scale[dropped] == 1).all())
     assert bool((scale[~dropped] >= 1.5).all())
     assert torch.equal(cond["label"][~dropped], label[~dropped])
     assert torch.equal(cond["scale"], scale)
-    fixed, scale = Guidance(3, Fixed(2.0)).draw({"label": label}, n, gen)
+    fixed, scale = Guidance({"label": 3}, Fixed(2.0)).draw({"label": label}, n, gen)
     assert "scale" not in fixed
     assert set(scale.unique().tolist()) == {1.0, 2.0}
 
@@ -323,7 +327,8 @@ def test_dropped_labels_are_not_guided(gen) -> None:
 def test_scale_reaches_the_network_and_the_target(gen) -> None:
     net = Net()
     one = recipe(
-        Term(rule=Eulerian(), times=PAIR), guidance=Guidance(2, LogUniform(1.5, 4.0), dropout=0.3)
+        Term(rule=Eulerian(), times=PAIR),
+        guidance=Guidance({"label": 2}, LogUniform(1.5, 4.0), dropout=0.3),
     )
     f = NetFlowMap(net)
     drawn = one.draw(worlds.gaussian().sample(9, gen), gen, {"label": torch.arange(9) % 2})
@@ -343,7 +348,10 @@ def test_scale_reaches_the_network_and_the_target(gen) -> None:
 
 
 def test_guidance_that_is_off_only_drops_labels(gen) -> None:
-    one = recipe(Term(rule=DiagonalRule(), times=Diagonal(PAIR)), guidance=Guidance(2, dropout=0.5))
+    one = recipe(
+        Term(rule=DiagonalRule(), times=Diagonal(PAIR)),
+        guidance=Guidance({"label": 2}, dropout=0.5),
+    )
     f = student()
     drawn = one.draw(worlds.gaussian().sample(9, gen), gen, {"label": torch.arange(9) % 2})
     assert bool((drawn[0].cond["label"] == 2).any())
@@ -355,7 +363,7 @@ def test_guidance_that_is_off_only_drops_labels(gen) -> None:
 def test_guided_teacher_in_a_rule(gen) -> None:
     one = recipe(
         Term(rule=DiagonalRule("teacher"), times=Diagonal(PAIR)),
-        guidance=Guidance(2, Fixed(2.5), dropout=0.4),
+        guidance=Guidance({"label": 2}, Fixed(2.5), dropout=0.4),
     )
     teacher, drawn = Classes(), None
     drawn = one.draw(worlds.gaussian().sample(9, gen), gen, {"label": torch.arange(9) % 2})
@@ -367,11 +375,15 @@ def test_guided_teacher_in_a_rule(gen) -> None:
 
 
 def test_guidance_errors(gen) -> None:
-    with pytest.raises(RecipeError, match="guidance needs labelled data, classes >= 1; got 0"):
-        Guidance(0)
+    with pytest.raises(
+        RecipeError, match="guidance needs conditional data, such as labelled data; got none"
+    ):
+        Guidance({})
     with pytest.raises(RecipeError, match=r"dropout is a share in \[0, 1\); got 1.0"):
-        Guidance(2, dropout=1.0)
+        Guidance({"label": 2}, dropout=1.0)
     with pytest.raises(RecipeError, match="a guidance scale is positive"):
-        Guidance(2, Fixed(0.0))
-    with pytest.raises(RecipeError, match="the batch has no `label`"):
-        Guidance(2).draw({}, 5, gen)
+        Guidance({"label": 2}, Fixed(0.0))
+    with pytest.raises(
+        RecipeError, match=r"drops the conditions .*label.*, but the batch has no such"
+    ):
+        Guidance({"label": 2}).draw({}, 5, gen)

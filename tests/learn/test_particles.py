@@ -111,8 +111,8 @@ def test_guidance_and_points_without_data_are_refused() -> None:
     )
     recipe = Recipe(name="particles", cite=(), terms=(law,))
     with pytest.raises(RecipeError, match=r"'particles' learns the law of the data .*pushforward"):
-        replace(recipe, guidance=Guidance(10, Fixed(2.0)))
-    assert replace(recipe, guidance=Guidance(10)).guidance is not None
+        replace(recipe, guidance=Guidance({"label": 10}, Fixed(2.0)))
+    assert replace(recipe, guidance=Guidance({"label": 10})).guidance is not None
     with pytest.raises(RecipeError, match="asks for the conditional velocity"):
         replace(law, state=Prior())
 

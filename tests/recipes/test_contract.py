@@ -112,7 +112,7 @@ def test_shares_and_skew_move_the_times_where_they_say(gen) -> None:
 
 def test_guided_recipe_learns(gen) -> None:
     """Labels and scale reach the network; with a world that ignores them the loss stays finite and the map moves."""
-    one = replace(recipes.get("mean_flow"), guidance=Guidance(2, LogUniform(1.0, 3.0)))
+    one = replace(recipes.get("mean_flow"), guidance=Guidance({"label": 2}, LogUniform(1.0, 3.0)))
     world = worlds.rotated(dtype=torch.float32)
     f = learn(one, world, 20, 64, 0)
     x = torch.randn(5, 2, generator=gen)

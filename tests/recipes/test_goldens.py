@@ -51,7 +51,7 @@ def bind(name: str, change=lambda recipe: recipe):
     recipe = recipes.get(facts["recipe"], **facts["settings"])
     if "guidance" in facts:
         classes, scale = facts["guidance"]["classes"], Fixed(facts["guidance"]["scale"])
-        recipe = replace(recipe, guidance=Guidance(classes, scale))
+        recipe = replace(recipe, guidance=Guidance({"label": classes}, scale))
     if "terms" in facts:  # a part of their loss: its mean, as if it had all rows
         chosen = [replace(x, share=1.0) for x in recipe.terms if x.label in facts["terms"]]
         recipe = replace(recipe, terms=tuple(chosen))

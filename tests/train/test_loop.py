@@ -299,13 +299,13 @@ def test_data_without_labels():
     assert not any(seen)
     fit(recipe, NetFlowMap(Net()), kit.toy(), kit.run_of(steps=1))
     assert seen[-1] == ["label"]
-    guided = replace(recipe, guidance=Guidance(3))
+    guided = replace(recipe, guidance=Guidance({"label": 3}))
     with pytest.raises(RecipeError, match="guidance needs labelled data"):
         fit(guided, NetFlowMap(Net()), data, kit.run_of(steps=1))
 
 
 def test_labels_are_dropped_at_the_asked_share():
-    recipe = replace(get("flow_matching"), guidance=Guidance(3, dropout=0.25))
+    recipe = replace(get("flow_matching"), guidance=Guidance({"label": 3}, dropout=0.25))
     labels = []
 
     class Net(nn.Module):

@@ -56,13 +56,20 @@ def test_wrong_guidance_is_refused(wrong):
 
 
 def test_guidance_of_a_configuration():
-    fixed = make_guidance(GuidanceConfig(scale=2.5, low=0.1), 3)
-    assert (fixed.conditioned, fixed.scale.value, fixed.low, fixed.classes) == (False, 2.5, 0.1, 3)
-    assert make_guidance(GuidanceConfig(scale=1.0, max_scale=4.0), 3).conditioned
+    fixed = make_guidance(GuidanceConfig(scale=2.5, low=0.1), {"label": torch.tensor(3)})
+    assert (fixed.conditioned, fixed.scale.value, fixed.low, int(fixed.null["label"])) == (
+        False,
+        2.5,
+        0.1,
+        3,
+    )
+    assert make_guidance(
+        GuidanceConfig(scale=1.0, max_scale=4.0), {"label": torch.tensor(3)}
+    ).conditioned
     with pytest.raises(RecipeError):
-        make_guidance(GuidanceConfig(scale=3.0, max_scale=2.0), 3)
-    with pytest.raises(RecipeError, match="labelled"):
-        make_guidance(GuidanceConfig(), 0)
+        make_guidance(GuidanceConfig(scale=3.0, max_scale=2.0), {"label": torch.tensor(3)})
+    with pytest.raises(RecipeError, match="conditional data"):
+        make_guidance(GuidanceConfig(), {})
 
 
 def config_for(**changes):

@@ -29,10 +29,11 @@ SHAPE, CLASSES = (1, 3, 4), ("a", "b", "c")
 STEPS = 12
 RECIPES = {
     "mean_flow": lambda: replace(
-        recipes.get("mean_flow"), guidance=Guidance(3, LogUniform(1.0, 3.0), dropout=0.3)
+        recipes.get("mean_flow"), guidance=Guidance({"label": 3}, LogUniform(1.0, 3.0), dropout=0.3)
     ),
     "shortcut": lambda: replace(
-        recipes.get("shortcut", ema=0.7, bootstrap=0.25), guidance=Guidance(3, Fixed(1.0), 0.3)
+        recipes.get("shortcut", ema=0.7, bootstrap=0.25),
+        guidance=Guidance({"label": 3}, Fixed(1.0), 0.3),
     ),
     "lsd": lambda: recipes.get("lsd", channels=8),
     "progressive_distillation": lambda: recipes.get("progressive_distillation", stages=3),

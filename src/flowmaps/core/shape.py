@@ -33,6 +33,17 @@ def like(t: Tensor, x: Tensor) -> Tensor:
     raise _time_error(t, x)
 
 
+def spread(row: Tensor | float, x: Tensor) -> Tensor:
+    """One row, or a number, for every row of `x`: shape `(B, *row.shape)`, on the device of `x`.
+
+    Example:
+        >>> spread(torch.tensor([1, 2]), torch.zeros(3, 8)).shape
+        torch.Size([3, 2])
+    """
+    one = torch.as_tensor(row, device=x.device)
+    return one.expand(len(x), *one.shape).contiguous()
+
+
 def as_time(t: Time, x: Tensor) -> Tensor:
     """One time per row of `x`: shape `(B,)`, on `x`'s device, float32 or wider.
 

@@ -5,13 +5,14 @@ a [`Sampler`][flowmaps.data.Sampler] says which of its rows come at which step. 
 one file in `sets/`.
 """
 
-from flowmaps.data.base import Data, TensorData
+from flowmaps.data.base import Conditioned, Data, TensorData, nulls
 from flowmaps.data.batches import Sampler
 from flowmaps.data.huggingface import HubData, hub_data
 from flowmaps.data.images import FolderData, folder_data
 from flowmaps.data.open import load, names
 
 __all__ = [
+    "Conditioned",
     "Data",
     "FolderData",
     "HubData",
@@ -21,4 +22,5 @@ __all__ = [
     "hub_data",
     "load",
     "names",
+    "nulls",
 ]

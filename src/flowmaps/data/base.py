@@ -7,8 +7,9 @@ Both are pure functions of their arguments, which makes a run resumable from its
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -46,6 +47,28 @@ class Data(Protocol):
             x_0 (B, *shape), float32, in [-1, 1] for images; labels (B,), int64, or None.
         """
         ...
+
+
+@runtime_checkable
+class Conditioned(Protocol):
+    """Data whose samples come with more than a class, such as a caption: what the network is told of a row."""
+
+    @property
+    def null(self) -> Mapping[str, Tensor]:
+        """What stands for "nothing is told": one row (without B) by the name of its condition."""
+        ...
+
+    def conditions(self, index: Tensor) -> dict[str, Tensor]:
+        """What is told of the rows (B,), by name, with a leading B."""
+        ...
+
+
+def nulls(data: Data) -> Mapping[str, Tensor]:
+    """What stands for "nothing is told" of a row of the data: of data with classes, the label after the last."""
+    if isinstance(data, Conditioned):
+        return data.null
+    classes = getattr(data, "classes", ())
+    return {"label": torch.tensor(len(classes))} if classes else {}
 
 
 def to_unit(pixels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ whose fixed point $u = v_g$ is the guided field of scale w (Geng et al. 2025, im
 it is MeanFlow's $\omega v_c + \kappa u(c) + (1-\omega-\kappa) u(\varnothing)$ with $\omega = 1$, $\kappa = 1-1/w$).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..core.flow_map import FlowMap
-from ..core.shape import like
+from ..core.shape import like, spread
 from ..errors import RecipeError
 from .times import Fixed, Law
 
@@ -24,26 +25,27 @@ from .times import Fixed, Law
 @final
 @dataclass(frozen=True)
 class Guidance:
-    """Guidance baked into a class-conditional map.
+    """Guidance baked into a conditional map.
 
     Attributes:
-        classes: Number of classes; the label `classes` means "no class".
+        null: What stands for "nothing is told", by the name of the condition: `{"label": 10}` for ten classes, or one row
+            of embeddings. `flowmaps.data.nulls` gives it for a data set.
         scale: Law of the scale per row: `Fixed(2.0)` bakes one scale in, another law makes the scale an input of the
             network (`scale`), so that it is chosen when sampling.
-        dropout: Share of the rows whose label is dropped; they are not guided.
+        dropout: Share of the rows whose conditions are dropped; they are not guided.
         low: Guidance acts on source times in [low, high].
         high: See `low`.
     """
 
-    classes: int
+    null: Mapping[str, Tensor | float]
     scale: Law = Fixed(1.0)
     dropout: float = 0.1
     low: float = 0.0
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.classes < 1:
-            raise RecipeError(f"guidance needs labelled data, classes >= 1; got {self.classes}")
+        if not self.null:
+            raise RecipeError("guidance needs conditional data, such as labelled data; got none")
         if isinstance(self.scale, Fixed) and self.scale.value <= 0:
             raise RecipeError(f"a guidance scale is positive, 1 is off; got {self.scale.value}")
         if not 0 <= self.dropout < 1:
@@ -56,22 +58,27 @@ class Guidance:
 
     @property
     def off(self) -> bool:
-        """Whether nothing is guided: labels are dropped, so that a sampler can guide, and that is all."""
+        """Whether nothing is guided: conditions are dropped, so that a sampler can guide, and that is all."""
         return isinstance(self.scale, Fixed) and self.scale.value == 1.0
 
     def draw(
         self, cond: dict[str, Tensor], n: int, generator: Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The conditioning of a step, with some labels dropped, and the scale of every row (1 where dropped).
+        """The conditioning of a step, with some rows dropped, and the scale of every row (1 where dropped).
 
         Raises:
-            RecipeError: If the data has no labels.
+            RecipeError: If the data lack what is to be dropped.
         """
-        if "label" not in cond:
-            raise RecipeError("guidance needs labelled data, but the batch has no `label`")
+        missing = [name for name in self.null if name not in cond]
+        if missing:
+            raise RecipeError(f"guidance drops the conditions {missing}, but the batch has no such")
         dropped = torch.rand(n, generator=generator) < self.dropout
         scale = torch.where(dropped, 1.0, self.scale(n, generator))
-        cond = cond | {"label": torch.where(dropped, self.classes, cond["label"])}
+        nothing = self._null(cond)
+        cond = cond | {
+            name: torch.where(like(dropped, cond[name]), nothing[name], cond[name])
+            for name in self.null
+        }
         return (cond | {"scale": scale} if self.conditioned else cond), scale
 
     def conditional(
@@ -97,5 +104,7 @@ class Guidance:
         return torch.where((t >= self.low) & (t <= self.high), scale, 1.0)
 
     def _null(self, cond: dict[str, Any]) -> dict[str, Any]:
-        null = cond | {"label": torch.full_like(cond["label"], self.classes)}
+        null = cond | {
+            name: spread(row, cond[name]).to(cond[name].dtype) for name, row in self.null.items()
+        }
         return null | {"scale": torch.ones_like(cond["scale"])} if "scale" in cond else null

@@ -99,6 +99,28 @@ class Fixed:
 
 @final
 @dataclass(frozen=True)
+class Either:
+    """One of two values: `rare` with probability `odds`, else `common`.
+
+    Raises:
+        RecipeError: If `odds` is no probability.
+    """
+
+    common: float
+    rare: float
+    odds: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.odds <= 1:
+            raise RecipeError(f"Either has odds in [0, 1]; got {self.odds}")
+
+    def __call__(self, n: int, generator: Generator) -> Tensor:
+        rare = torch.rand(n, generator=generator) < self.odds
+        return torch.where(rare, self.rare, self.common)
+
+
+@final
+@dataclass(frozen=True)
 class NoiseLevel:
     r"""The time at which $\sigma_t/\alpha_t = e^{mean + std\,z}$, z normal or Student's t, cut to [low, high].
 

@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from .attention import attend
 from .embed import Conditioning, rms_norm
 
 
@@ -121,5 +122,5 @@ class _Block(nn.Module):
     def _attend(self, h: Tensor) -> Tensor:
         batch, tokens, width = h.shape
         q, k, v = self.qkv(h).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(rms_norm(q), rms_norm(k), v)
+        mixed = attend(rms_norm(q), rms_norm(k), v)
         return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))

@@ -23,7 +23,7 @@ def facm(
     p: float = 0.5,
     c: float = 1e-3,
 ) -> Recipe:
-    """Guidance 1.75 of the paper: `Guidance(classes, Fixed(1.75), high=0.875)`."""
+    """Guidance 1.75 of the paper: `Guidance({"label": classes}, Fixed(1.75), high=0.875)`."""
     law = NoiseLevel(mean, std, 0.0, math.inf, path=trig())
     return Recipe(
         name="facm",

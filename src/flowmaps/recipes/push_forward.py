@@ -11,7 +11,7 @@ from ..learn.legs import LastLeg
 from ..learn.objective import Recipe, Term
 from ..learn.particles import EnergyDistance, Grouped, PushForward
 from ..learn.splits import LastGap
-from ..learn.times import Fixed, ToData, skewed
+from ..learn.times import Either, ToData, skewed
 
 
 def push_forward(
@@ -19,26 +19,23 @@ def push_forward(
     skew: float | None = 1.8,
     starts: float = 0.2,
     ends: float = 0.2,
-    noise: float = 1.0,
+    laws: float = 1.0,
     half: float = 0.25,
     strength: float = 2.0,
 ) -> Recipe:
-    """Legs up to `leg`; laws are compared on the shares `noise` and `half` of the rows, with factor `strength`."""
-
-    def law(name: str, source: float, share: float) -> Term:
-        return Term(
-            rule=PushForward(),
-            times=Grouped(ToData(Fixed(source))),
-            metric=EnergyDistance(),
-            share=share,
-            scale=strength,
-            name=name,
-        )
-
+    """Legs up to `leg`; laws are compared on the share `laws` of the rows, in the share `half` of steps from half-way."""
     follow = Term(rule=LastLeg("teacher"), times=LastGap(skewed(skew, starts, ends), leg))
+    law = Term(
+        rule=PushForward(),
+        times=Grouped(ToData(Either(1.0, 0.5, half))),
+        metric=EnergyDistance(),
+        share=laws,
+        scale=strength,
+        name="law",
+    )
     return Recipe(
         name="push_forward",
         cite=("sabour2025ayf", "sejdinovic2013energy"),
-        terms=(follow, law("noise", 1.0, noise), law("half", 0.5, half)),
+        terms=(follow, law),
         status="own",
     )

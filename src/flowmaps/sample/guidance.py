@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core.flow_map import FlowMap
-from ..core.shape import like
+from ..core.shape import like, spread
 
 
 @final
@@ -19,7 +19,7 @@ class CFG(FlowMap):
     Args:
         flow_map: Any conditional flow map.
         scale: w; 1 switches guidance off.
-        null: Conditioning that stands for "none", such as `{"label": 10}`; numbers are spread over the batch.
+        null: Conditioning that stands for "none", such as `{"label": 10}`: a number or one row for all.
         low: Guidance acts on source times in [low, high] (Kynkaanniemi et al. 2024, arXiv:2404.07724).
         high: See `low`.
     """
@@ -47,9 +47,4 @@ class CFG(FlowMap):
         return none + like(scale, x) * (u - none)
 
     def _null(self, x: Tensor) -> dict[str, Any]:
-        return {
-            key: value
-            if isinstance(value, Tensor)
-            else torch.full((len(x),), value, device=x.device)
-            for key, value in self.null.items()
-        }
+        return {name: spread(row, x) for name, row in self.null.items()}

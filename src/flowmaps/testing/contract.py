@@ -279,7 +279,11 @@ def _wide(b: Points) -> Points:
 
 
 def _labels(recipe: Recipe, batch: int) -> dict[str, Tensor]:
-    return {"label": torch.arange(batch) % recipe.guidance.classes} if recipe.guidance else {}
+    return {"label": torch.arange(batch) % _classes(recipe)} if recipe.guidance else {}
+
+
+def _classes(recipe: Recipe) -> int:
+    return int(recipe.guidance.null["label"]) if recipe.guidance else 0
 
 
 def _rows(
@@ -300,7 +304,7 @@ def _rows(
 def learn(recipe: Recipe, world: Rotated, steps: int, batch: int, seed: int) -> FlowMap:
     """Train a small network and return its moving average: Adam, cosine, both averages, and the teacher's refreshments."""
     generator = Generator().manual_seed(seed)
-    classes = recipe.guidance.classes if recipe.guidance else 0
+    classes = _classes(recipe)
     guided = recipe.guidance is not None and recipe.guidance.conditioned
     student = NetFlowMap(
         _Small(classes, guided, seed),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..core.autodiff import compiled
 from ..core.flow_map import FlowMap, NetFlowMap
+from ..data.base import Conditioned, nulls
 from ..data.pairs import Accompanied, PairData
 from ..errors import CheckpointError, DataError, TrainingError
 from ..learn.masks import shared_masks
@@ -159,6 +160,7 @@ def _about(
             "name": getattr(data, "name", ""),
             "shape": list(getattr(data, "shape", ())),
             "classes": list(getattr(data, "classes", ())),
+            "conditions": list(nulls(data)),
         },
     }
     return described | (about or {}) | {"run": run.model_dump(), "averages": list(run.ema)}
@@ -250,12 +252,18 @@ class _Loop:
                 )
             mirrored = torch.rand(len(x_0), generator=state.generator) < 0.5
             x_0 = torch.where(mirrored.reshape(-1, *(1,) * (x_0.ndim - 1)), x_0.flip(-1), x_0)
-        labelled = labels is not None and state.about["data"]["classes"]
-        cond = {"label": labels} if labelled and labels is not None else {}
+        cond = self._conditions(index, labels)
         drawn = self.recipe.draw(x_0, state.generator, cond, progress, stored)
         if self.group.world > 1:
             drawn = tuple(shard(points, self.group.rank, self.group.world) for points in drawn)
         return tuple(move(points, self.choice.device) for points in drawn)
+
+    def _conditions(self, index: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        """What the network is told of these rows, of all that the data tell."""
+        told = {} if labels is None else {"label": labels}
+        if isinstance(self.data, Conditioned):
+            told = self.data.conditions(index)
+        return {name: told[name] for name in self.state.about["data"]["conditions"]}
 
     def _trajectories(self, index: Tensor) -> Trajectories | None:
         """Those that the data consist of, or those beside them, which are shuffled on their own."""

@@ -1,16 +1,16 @@
 """From a configuration to a run: data, recipe, network, teacher, folder."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.flow_map import FlowMap, NetFlowMap, rematch
-from ..data import Data
+from ..data import Data, nulls
 from ..data import load as load_data
 from ..errors import CheckpointError, RecipeError
 from ..learn.guidance import Guidance
@@ -46,10 +46,11 @@ def prepare(config: Config) -> Prepared:
         CheckpointError: For a teacher that cannot be read or does not fit.
     """
     data = load_data(config.data, size=config.size)
-    classes = data.classes if config.labels else ()
+    null = nulls(data) if config.labels else {}
+    classes = data.classes if "label" in null else ()
     recipe = get(config.recipe, **config.set)
     if config.guidance is not None:
-        recipe = replace(recipe, guidance=make_guidance(config.guidance, len(classes)))
+        recipe = replace(recipe, guidance=make_guidance(config.guidance, null))
     guided = recipe.guidance is not None and recipe.guidance.conditioned
     net = describe_net(
         config.net, data.shape, classes=len(classes), guided=guided, patch=config.patch
@@ -70,6 +71,7 @@ def prepare(config: Config) -> Prepared:
             "size": config.size,
             "shape": list(data.shape),
             "classes": list(classes),
+            "conditions": list(null),
         },
         "config": config.model_dump(mode="json"),
         "start": start,
@@ -77,14 +79,14 @@ def prepare(config: Config) -> Prepared:
     return Prepared(recipe, flow_map, data, teacher, about)
 
 
-def make_guidance(config: GuidanceConfig, classes: int) -> Guidance:
+def make_guidance(config: GuidanceConfig, null: Mapping[str, Tensor]) -> Guidance:
     """Guidance from its configuration.
 
     Raises:
-        RecipeError: If the data has no classes.
+        RecipeError: If the data tell nothing of their rows.
     """
     law = LogUniform(config.scale, config.max_scale) if config.max_scale else Fixed(config.scale)
-    return Guidance(classes, law, config.dropout, config.low, config.high)
+    return Guidance(null, law, config.dropout, config.low, config.high)
 
 
 def _teacher(recipe: Recipe, config: Config) -> FlowMap | None:
