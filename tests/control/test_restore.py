@@ -22,6 +22,8 @@ from flowmaps.control.restore import (
     NoisePosterior,
     PiGDM,
     PlugAndPlay,
+    PnPCM,
+    Problem,
     coverage,
     denoised,
     restore,
@@ -53,7 +55,7 @@ def affine(method, y, generator):
     noise = torch.cat([torch.zeros(1, 3, dtype=D), torch.eye(3, dtype=D)])
     seen = Measurement(y.repeat(4, 1), Matrix(A), SIGMA)
     with torch.no_grad():
-        out = method(WORLD.flow_map, seen, noise, generator)
+        out = method(Problem(WORLD.flow_map, seen, noise, generator))
     columns = out[1:] - out[0]
     return out[0], columns.T @ columns
 
@@ -178,6 +180,28 @@ def test_plug_and_play_fits_what_was_seen(reach, gen) -> None:
     assert found.cost.forward == 3 * 30 * 12
 
 
+def test_admm_by_dense_algebra(gen) -> None:
+    """Two steps of PnP-CM with solved normal equations and the map's own jump: every sign and time of the iteration."""
+    y, noise = Y.repeat(5, 1), torch.randn(5, 3, generator=gen, dtype=D)
+    found = PnPCM(2, start=0.7, scale=1.3)(
+        Problem(WORLD.flow_map, Measurement(y, Matrix(A), SIGMA), noise, gen.manual_seed(3))
+    )
+    gen.manual_seed(3)
+    z = w = torch.zeros(5, 3, dtype=D)
+
+    def fit(near, s):
+        r = s * s * 1.69 / (s * s + (1 - s) ** 2 * 1.69)
+        normal = A.T @ A / SIGMA**2 + torch.eye(3, dtype=D) / r
+        return torch.linalg.solve(normal, (y @ A / SIGMA**2 + near / r).T).T
+
+    for s in (0.7, 0.35):
+        x = fit(z - w, s)
+        fresh = torch.randn(5, 3, generator=gen, dtype=D)
+        z = WORLD.flow_map((1 - s) * (x + w) + s * fresh, s, 0.0)
+        w = w + x - z
+    torch.testing.assert_close(found, fit(z - w, 0.35), rtol=1e-8, atol=1e-8)
+
+
 OPERATORS = {
     "mask": Mask(torch.tensor([1.0, 0.0] * 4)),
     "blur": gaussian_blur(1.2),
@@ -242,6 +266,7 @@ def test_refusals(gen) -> None:
         lambda: PiGDM(0),
         lambda: PlugAndPlay(4, 2.0),
         lambda: NoiseMAP(0),
+        lambda: PnPCM(start=0.0),
     ):
         with pytest.raises(ControlError):
             broken()

@@ -135,6 +135,15 @@ class Measurement:
         """The adjoint at measurements `y` (B, *M), in the shape of `x`."""
         return adjoint(self.operator, y, x)
 
+    def nearest(self, x: Tensor, spread: Tensor, iterations: int) -> Tensor:
+        r"""$\arg\min_z |y-Az|^2/\sigma^2+|z-x|^2/$`spread` (B, *D), by at most so many conjugate gradients."""
+
+        def inner(w: Tensor) -> Tensor:
+            return self.sigma**2 * w + self.operator(spread * self.back(w, x))
+
+        w = conjugate_gradient(inner, self.misfit(x), iterations)
+        return x + spread * self.back(w, x)
+
     def repeat(self, n: int) -> "Measurement":
         """The same measurements n times over, (n B, *M)."""
         return Measurement(self.y.repeat(n, *[1] * (self.y.ndim - 1)), self.operator, self.sigma)

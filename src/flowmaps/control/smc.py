@@ -20,7 +20,7 @@ from .budget import Budget, Result
 from .conditions import ONE_JUMP, pick, spread
 from .mcmc import PCN, Move, Target
 from .rewards import Reward, Scaled
-from .steer import LookAhead
+from .values import LookAhead
 
 
 @final

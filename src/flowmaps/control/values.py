@@ -1,0 +1,220 @@
+r"""Estimates of the value $V_t(x) = \log E[e^{\beta r(x_0)} | x_t=x]$: how much reward can be expected from a point on the way.
+
+A steered map (`flowmaps.control.steer`) leans by the gradient of one of them, and `smc` weighs by any of them. Only some are right:
+
+| value | estimate of V | exact for |
+|---|---|---|
+| `Exact` | closed form, no gradient | quadratic rewards, any data law |
+| `Posterior` | log-mean-exp over posterior draws | any reward, as draws grow |
+| `Damped` | r(D) over 1 + curvature x posterior variance | Gaussian data, quadratic reward |
+| `Tweedie` | r(D), D the denoised mean | Gaussian data, linear reward |
+| `LookAhead` | r(X(x, t, 0)), ramped by alpha | nothing: an optimiser, sharp at every t |
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from ..core.flow_map import FlowMap
+from ..core.shape import like
+from ..errors import ControlError
+from .budget import Scored
+from .posterior import posterior_draws, posterior_map
+from .rewards import Quadratic, Reward, Scaled, slope
+
+
+class Value(Protocol):
+    """An estimate of V_t at points (B, *D) of times (B,), for a reward that includes beta."""
+
+    def __call__(
+        self, flow_map: FlowMap, reward: Reward, x: Tensor, t: Tensor, **cond: Any
+    ) -> Tensor:
+        """V (B,), differentiable in x."""
+        ...
+
+    def gradient(
+        self, flow_map: FlowMap, reward: Reward, x: Tensor, t: Tensor, **cond: Any
+    ) -> Tensor:
+        """Its gradient in x (B, *D)."""
+        ...
+
+
+class _ByAutograd(ABC):
+    @abstractmethod
+    def __call__(
+        self, flow_map: FlowMap, reward: Reward, x: Tensor, t: Tensor, **cond: Any
+    ) -> Tensor: ...
+
+    def gradient(
+        self, flow_map: FlowMap, reward: Reward, x: Tensor, t: Tensor, **cond: Any
+    ) -> Tensor:
+        return slope(lambda y: self(flow_map, reward, y, t, **cond), x)[1]
+
+
+@final
+@dataclass(frozen=True)
+class Tweedie(_ByAutograd):
+    """r(D_t(x)) at the denoised mean: F + B. Misses what the posterior spreads (Jensen), and shows the reward blurred samples."""
+
+    def __call__(
+        self, flow_map: FlowMap, reward: Reward, x: Tensor, t: Tensor, **cond: Any
+    ) -> Tensor:
+        return reward(flow_map.denoise(x, t, **cond))
+
+
+@final
+@dataclass(frozen=True)
+class LookAhead(_ByAutograd):
+    r"""$\alpha_t r(X(x,t,0))$ through the map: F + B. The reward sees a sharp sample at every t, of one future of many.
+
+    Attributes:
+        jumps: Equal jumps from t to 0.
+        ramp: The factor alpha_t (FMTT, arXiv:2511.22688). Without it the kick of a steered map diverges towards noise; as the
+            potential of `smc` it may be left out.
+    """
+
+    jumps: int = 1
+    ramp: bool = True
+
+    def __call__(
+        self, flow_map: FlowMap, reward: Reward, x: Tensor, t: Tensor, **cond: Any
+    ) -> Tensor:
+        r = reward(look_ahead(flow_map, x, t, self.jumps, **cond))
+        return flow_map.interpolant.alpha(t).to(r) * r if self.ramp else r
+
+
+@final
+@dataclass(frozen=True)
+class Damped(_ByAutograd):
+    r"""$r(D_t(x)) / (1+\Lambda C_t)$: Tweedie with the magnitude of a Gaussian posterior (arXiv:2606.02884). F + B.
+
+    Attributes:
+        curvature: $\Lambda$ of beta times the reward.
+        spread: Standard deviation of the data; $C_t = \sigma_t^2 s^2/(\alpha_t^2s^2+\sigma_t^2)$.
+    """
+
+    curvature: float
+    spread: float
+
+    def __call__(
+        self, flow_map: FlowMap, reward: Reward, x: Tensor, t: Tensor, **cond: Any
+    ) -> Tensor:
+        path, square = flow_map.interpolant, self.spread**2
+        noise = path.sigma(t).square()
+        variance = noise * square / (path.alpha(t).square() * square + noise)
+        r = reward(flow_map.denoise(x, t, **cond))
+        return r / (1 + self.curvature * variance).to(r)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    r"""$\log\frac1n\sum_i e^{r(x_0^i)}$ over posterior draws (Meta Flow Maps, arXiv:2601.14430): right as n grows, low by O(1/n).
+
+    Draws come from a posterior map, one jump each, or from the GLASS velocity of the map itself in `steps` steps. Their noises
+    are the same at every time, and others for every row.
+
+    Attributes:
+        draws: n; mode masses need 16 or more.
+        posterior: A learned posterior map; None integrates.
+        steps: Heun steps of that integration (two forwards each).
+        through: Differentiate through the draws. If not, $\nabla V = \frac{\alpha}{\sigma^2}(\sum_iW_ix_0^i-\bar x_0)$ with the
+            softmax W of the rewards: no gradient of anything, so any black box.
+        seed: Of the noises.
+    """
+
+    draws: int = 16
+    posterior: FlowMap | None = None
+    steps: int = 8
+    through: bool = False
+    seed: int = 0
+
+    def _draw(self, flow_map: FlowMap, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        source = self.posterior or posterior_map(flow_map, steps=self.steps)
+        generator = torch.Generator().manual_seed(self.seed)
+        return posterior_draws(source, x, t, self.draws, generator=generator, **cond)
+
+    def __call__(
+        self, flow_map: FlowMap, reward: Reward, x: Tensor, t: Tensor, **cond: Any
+    ) -> Tensor:
+        drawn = self._draw(flow_map, x, t, **cond)
+        r = reward(drawn.flatten(0, 1)).reshape(self.draws, len(x))
+        return r.logsumexp(0) - torch.tensor(float(self.draws)).log()
+
+    def gradient(
+        self, flow_map: FlowMap, reward: Reward, x: Tensor, t: Tensor, **cond: Any
+    ) -> Tensor:
+        if self.through:
+            return slope(lambda y: self(flow_map, reward, y, t, **cond), x)[1]
+        with torch.no_grad():
+            drawn = self._draw(flow_map, x, t, **cond)
+            r = reward(drawn.flatten(0, 1)).reshape(self.draws, len(x))
+            weight = torch.softmax(r, 0) - 1 / self.draws
+            c = flow_map.interpolant.at(t, x)
+            shift = (weight.reshape(*weight.shape, *[1] * (x.ndim - 1)).to(x) * drawn).sum(0)
+            return c.alpha / c.sigma.square() * shift
+
+
+@final
+@dataclass(frozen=True)
+class Exact:
+    r"""The closed form for quadratic rewards (`linear`, `pull`) on any data law: two forwards, no gradient, no reward call.
+
+    Completing the square: with $\mathrm{snr}^* = \alpha^2/\sigma^2+\Lambda$ and $S = (\alpha x/\sigma^2+a)/\mathrm{snr}^*$ the
+    tilted denoiser is the denoiser at the time $t^*$ of that ratio, $D^* = D_{t^*}(\alpha_{t^*}S)$, and
+    $\nabla V = \frac{\alpha}{\sigma^2}(D^*-D)$.
+    """
+
+    def __call__(
+        self, flow_map: FlowMap, reward: Reward, x: Tensor, t: Tensor, **cond: Any
+    ) -> Tensor:
+        raise ControlError(
+            "Exact knows the gradient of the value, not the value: use LookAhead or Posterior as a potential"
+        )
+
+    def gradient(
+        self, flow_map: FlowMap, reward: Reward, x: Tensor, t: Tensor, **cond: Any
+    ) -> Tensor:
+        c = flow_map.interpolant.at(t, x)
+        tilted = tilted_denoiser(flow_map, reward, x, t, **cond)
+        return c.alpha / c.sigma.square() * (tilted - flow_map.denoise(x, t, **cond))
+
+
+def tilted_denoiser(flow_map: FlowMap, reward: Reward, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+    r"""$E^*[x_0 | x_t = x]$ (B, *D) under the tilt by a quadratic reward: one call of the plain denoiser, elsewhere."""
+    path, exact = flow_map.interpolant, _quadratic(reward)
+    c, noise = path.at(t, x), path.sigma(t).square()
+    snr = path.alpha(t).square() / noise + exact.curvature
+    if bool((snr <= 0).any()):
+        raise ControlError(
+            f"curvature {exact.curvature:g} outweighs the data at t = {float(t[snr <= 0][0]):.3g}: there is no such tilt"
+        )
+    time = path.time_at(0.5 * snr.log()).clamp(0, 1)
+    point = (c.alpha / like(noise, x) * x + exact.slope.to(x)) / like(snr, x)
+    return flow_map.denoise(path.at(time, x).alpha * point, time, **cond)
+
+
+def _quadratic(reward: Reward, factor: float = 1.0) -> Quadratic:
+    match reward:
+        case Quadratic():
+            return Quadratic(
+                factor * reward.slope, factor * reward.curvature, factor * reward.constant
+            )
+        case Scaled():
+            return _quadratic(reward.reward, factor * reward.factor)
+        case Scored():
+            return _quadratic(reward.reward, factor)
+        case _:
+            raise ControlError(
+                f"Exact steers by linear(a) or pull(centre, curvature); got {type(reward).__name__}: use Posterior or LookAhead"
+            )
+
+
+def look_ahead(flow_map: FlowMap, x: Tensor, t: Tensor, jumps: int = 1, **cond: Any) -> Tensor:
+    """X(x, t, 0) in equal jumps (B, *D): the sample that a point is on the way to."""
+    for i in range(jumps):
+        x = flow_map(x, t * (jumps - i) / jumps, t * (jumps - i - 1) / jumps, **cond)
+    return x
