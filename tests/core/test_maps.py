@@ -276,3 +276,17 @@ def test_times_may_be_scalars_or_rows(gen) -> None:
     assert_close(f(x, s[0], t[0]), rows, rtol=0, atol=0)
     assert_close(f(x, 0.8, 0.3), rows, rtol=0, atol=0)
     assert_close(f(x, 0.8, t), rows, rtol=0, atol=0)
+
+
+def test_a_solved_map_at_equal_times_is_one_call_of_its_field() -> None:
+    world = worlds.product()
+    calls: list[Tensor] = []
+
+    def field(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        calls.append(t)
+        return world.velocity(x, t)
+
+    x, t = torch.randn(3, 2, dtype=torch.float64), torch.tensor([0.3, 0.7, 0.9], dtype=torch.float64)
+    u = SolvedFlowMap(field, world.interpolant, RK4, 40).velocity(x, t)
+    assert len(calls) == 1
+    torch.testing.assert_close(u, world.velocity(x, t), rtol=0, atol=0)

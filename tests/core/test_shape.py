@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from flowmaps.core.shape import as_time, like
+from flowmaps.core.shape import as_time, like, spread
 from flowmaps.errors import ShapeError
 
 
 def test_time_goes_with_rows_when_batch_equals_width() -> None:
     x = torch.zeros(5, 3, 5, 5)
     t = torch.tensor([0.1, 0.23, 0.37, 0.61, 0.89])
-    spread = (like(t, x) + x).flatten(1)
-    assert torch.equal(spread, t[:, None].expand(5, 75))
+    times = (like(t, x) + x).flatten(1)
+    assert torch.equal(times, t[:, None].expand(5, 75))
 
 
 def test_scalar_time_broadcasts_and_owns_its_memory() -> None:
@@ -47,3 +47,11 @@ def test_other_shapes_are_refused(function, bad) -> None:
         ShapeError, match=r"time must have shape \(\) or \(5,\) for x \(5, 7\); got"
     ):
         function(bad, torch.zeros(5, 7))
+
+
+def test_one_row_or_a_number_for_all() -> None:
+    x = torch.zeros(3, 8)
+    row = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
+    assert torch.equal(spread(row, x), torch.stack([row] * 3))
+    assert torch.equal(spread(7, x), torch.tensor([7, 7, 7]))
+    assert spread(row, x).is_contiguous()

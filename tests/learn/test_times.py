@@ -12,6 +12,7 @@ from flowmaps.errors import RecipeError
 from flowmaps.learn.jumps import Dyadic, HalvingGrid
 from flowmaps.learn.times import (
     Diagonal,
+    Either,
     Fixed,
     LogitNormal,
     LogUniform,
@@ -83,6 +84,9 @@ def test_laws_of_one_time(gen) -> None:
     scale = LogUniform(1.5, 6.0)(N, gen)
     share(scale < 3.0, 0.5)
     assert torch.equal(Fixed(2.5)(3, gen), torch.full((3,), 2.5))
+    either = Either(0.9, 0.4, odds=0.3)(N, gen)
+    share(either == 0.4, 0.3)
+    share(either == 0.9, 0.7)
 
 
 def test_to_data_ends_at_zero(gen) -> None:
@@ -102,6 +106,7 @@ def test_bad_laws_are_refused() -> None:
     for make, text in (
         (lambda: Uniform(0.7, 0.2), "Uniform needs low <= high"),
         (lambda: LogUniform(0.0, 2.0), "LogUniform needs 0 < low <= high"),
+        (lambda: Either(1.0, 0.5, 1.1), r"Either has odds in \[0, 1\]; got 1.1"),
         (lambda: Dyadic(0), "Dyadic needs levels >= 1"),
         (lambda: HalvingGrid(0), "HalvingGrid needs stages >= 1"),
         (lambda: NoiseLevel(0.0, 1.0, low=2.0, high=1.0), "NoiseLevel needs 0 <= low <= high"),

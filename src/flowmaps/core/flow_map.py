@@ -138,6 +138,8 @@ class SolvedFlowMap(FlowMap):
         self.steps = steps
 
     def mean_velocity(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        if bool((s == t).all()):  # the velocity: one call of the field, not a walk that stands still
+            return self.field(x, s.clamp(min=self.interpolant.t_min), **cond)
         shares = torch.linspace(0, 1, self.steps + 1, dtype=s.dtype, device=s.device)
         times = s + (t - s) * shares[:, None]
         *_, end = self.solver.integrate(self.field, x, times, self.interpolant, **cond)

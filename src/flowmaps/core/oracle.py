@@ -67,6 +67,8 @@ class ExactFlowMap(FlowMap):
 
     def mean_velocity(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
         same = s == t
+        if bool(same.all()):
+            return self.world.velocity(x, s)
         target = torch.where(
             same, s - 0.5 * (s - 0.25), t
         )  # any other time: both branches of `where` are computed

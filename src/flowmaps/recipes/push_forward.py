@@ -20,7 +20,7 @@ def push_forward(
     starts: float = 0.2,
     ends: float = 0.2,
     laws: float = 1.0,
-    half: float = 0.25,
+    half: float = 0.12,
     strength: float = 2.0,
 ) -> Recipe:
     """Legs up to `leg`; laws are compared on the share `laws` of the rows, in the share `half` of steps from half-way."""
