@@ -223,6 +223,20 @@ def test_reward_guidance_at_the_endpoint_climbs_without_a_network_backward() -> 
     assert float((sized.reward - plain).mean()) > 0
 
 
+def test_reward_guidance_at_the_endpoint_in_closed_form() -> None:
+    """A linear reward on a Gaussian: every step adds s (1 - t) times the climb, and the map carries it on by 1.7 / std_t."""
+    reward = linear(torch.tensor([0.8], dtype=D))
+    times = torch.tensor([1.0, 0.7, 0.45, 0.0], dtype=D)
+    out = fmrg(
+        GAUSS.flow_map, reward, noise(4), times, through="endpoint", beta=0.5, inner=3, rate=0.2
+    )
+    climb = 3 * 0.2 * 0.5 * 0.8
+    pairs = ((1.0, 0.7), (0.7, 0.45), (0.45, 0.0))
+    shift = sum(s * (1 - t) * climb * 1.7 / math.hypot((1 - t) * 1.7, t) for s, t in pairs)
+    base = GAUSS.flow_map(noise(4), 1.0, 0.0)
+    torch.testing.assert_close(out.x - base, torch.full((4, 1), shift).double())
+
+
 def test_exact_names_the_rewards_that_it_solves() -> None:
     with pytest.raises(ControlError, match="linear\\(a\\) or pull"):
         steer(GAUSS.flow_map, lambda x: x[:, 0], noise(3), uniform(2), value=Exact())

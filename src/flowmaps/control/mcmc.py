@@ -208,16 +208,22 @@ class Chain(Result):
         draws: States that were kept on the way (K, B, *D).
         trace: Rewards at every iteration (n, B).
         acceptance: Share of proposals taken.
-        r_hat: Split potential scale reduction of the rewards over the chains' second half: 1 when they agree.
-        ess: Effective number of independent rewards in the second half, all chains together.
     """
 
     noise: Tensor = torch.empty(0)
     draws: Tensor = torch.empty(0)
     trace: Tensor = torch.empty(0)
     acceptance: float = 0.0
-    r_hat: float = math.inf
-    ess: float = 0.0
+
+    @property
+    def r_hat(self) -> float:
+        """Split potential scale reduction of the rewards over the chains' second half: 1 when they agree."""
+        return r_hat(self.trace[len(self.trace) // 2 :])
+
+    @property
+    def ess(self) -> float:
+        """Effective number of independent rewards in the second half, all chains together."""
+        return effective(self.trace[len(self.trace) // 2 :])
 
     @property
     def degenerate(self) -> str:
@@ -276,24 +282,19 @@ def noise_mcmc(
         for share in warm:
             for _ in range(max(1, n // 5)):
                 state = move(target, state, share * beta, generator)[0]
-        trace, taken, draws = [state.r], list[Tensor](), list[Tensor]()
+        trace, taken, draws = list[Tensor](), list[Tensor](), list[Tensor]()
         for i in range(n):
             state, accepted = move(target, state, beta, generator)
             trace.append(state.r)
             taken.append(accepted)
             if keep and i >= n // 2 and i % keep == 0:
                 draws.append(state.x)
-    seen = torch.stack(trace[1:])
     return Chain(
-        state.x,
-        budget.cost,
-        state.r,
+        *(state.x, budget.cost, state.r),
         noise=target.scale * state.z,
         draws=torch.stack(draws) if draws else state.x[None][:0],
-        trace=seen,
+        trace=torch.stack(trace),
         acceptance=float(torch.stack(taken).mean()),
-        r_hat=r_hat(seen[n // 2 :]),
-        ess=effective(seen[n // 2 :]),
     )
 
 

@@ -74,30 +74,32 @@ def optimize_noise(
     with Budget() as budget:
         model, score = budget.watch(flow_map), budget.score(reward)
         scale = prior_scale(model.interpolant)
-        z, speed = noise / scale, torch.zeros_like(noise)
-        size = z[0].numel()
-        best_r = torch.full((len(z),), -torch.inf, device=z.device, dtype=z.dtype)
-        x, r = noise, best_r
-        best_x, best_z, trace = noise, z, list[Tensor]()
-        for step in range(steps + 1):
-            x, r, g = _ends(model, score, z, scale, times, cond)
+        z, speed, trace = noise / scale, torch.zeros_like(noise), list[Tensor]()
+        x, r, g = _ends(model, score, z, scale, times, cond)
+        best = (x, r, z)
+        for _ in range(steps):
             trace.append(r)
-            better = r > best_r
-            best_r = torch.where(better, r, best_r)
-            best_x, best_z = (
-                torch.where(like(better, a), a, b) for a, b in ((x, best_x), (z, best_z))
-            )
-            if step == steps:
-                break
-            square = z.flatten(1).square().sum(1)
-            g = g + radius * z * (-1 if gaussian else like((size - 1) / square - 1, z))
+            g = g + radius * _to_shell(z, gaussian)
             if clip is not None:
                 g = g * like(clip / g.flatten(1).norm(dim=1).clamp(min=clip), g)
             speed = momentum * speed + g
             z = z + rate * (g + momentum * speed)
-        if gaussian:  # the end is asked for, not the best by reward alone
-            best_x, best_z, best_r = x, z, r
-    return Optimised(best_x, budget.cost, best_r, noise=scale * best_z, trace=torch.stack(trace))
+            x, r, g = _ends(model, score, z, scale, times, cond)
+            # a mode is asked for by `gaussian`, not the best by reward alone
+            take = r >= r if gaussian else r > best[1]
+            best = _chosen(take, (x, r, z), best)
+    x, trace = best[0], torch.stack([*trace, r])
+    return Optimised(x, budget.cost, best[1], noise=scale * best[2], trace=trace)
+
+
+def _to_shell(z: Tensor, gaussian: bool) -> Tensor:
+    """The gradient of the log-density of the noise, or of its length alone."""
+    square = z.flatten(1).square().sum(1)
+    return -z if gaussian else like((z[0].numel() - 1) / square - 1, z) * z
+
+
+def _chosen(rows: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.where(like(rows, a), a, b) for a, b in zip(new, old, strict=True))
 
 
 def _ends(

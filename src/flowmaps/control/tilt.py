@@ -78,6 +78,19 @@ class _Path:
             *(torch.where(like(taken, b), b, a) for a, b in zip(here, there, strict=True))
         )
 
+    def moved(
+        self, point: _Point, extra: Tensor, langevin: Tensor, probes: int, generator: Generator
+    ) -> tuple[_Point, Tensor]:
+        """Both motions by their lengths (), and the log-weight (B,) that the first one costs."""
+        owed = torch.zeros_like(point.r)
+        if extra > 0:
+            owed = extra * self.work(point, probes, generator)
+            point = self.at(point.x + extra * point.g)
+        if langevin > 0:
+            rate = torch.minimum(langevin, 0.5 * self.flow_map.interpolant.sigma(self.t).square())
+            point = self.langevin(point, rate, generator)
+        return point, owed
+
     def work(self, here: _Point, probes: int, generator: Generator) -> Tensor:
         """Laplacian of r_t plus its gradient times that of log p_t + r_t (B,): what a drift along the gradient costs."""
         curved = sum(_laplacian(self.ahead, here.x, generator) for _ in range(probes)) / probes
@@ -136,20 +149,16 @@ def fmtt(
             with torch.no_grad():
                 x = model(x, wide[i], t, **cond)
             here = _Path(model, score, t, float(strength[i + 1]), cond)
-            moving = bool(t > 0) and langevin + extra > 0
-            point = here.at(x) if moving else None
+            point = here.at(x) if t > 0 and langevin + extra > 0 else None
             with torch.no_grad():
                 r = point.r if point else here.ahead(x) if t > 0 else score(x)
             particles.weigh(float(strength[i + 1] - strength[i]) * r.double())
             if point:
                 unit = (wide[i] - t) * path.sigma(t) * path.dsigma(t)
-                if extra:
-                    particles.weigh(extra * unit * here.work(point, probes, generator))
-                    point = here.at(x + extra * unit * point.g)
-                if langevin:
-                    rate = torch.minimum(langevin * unit, 0.5 * path.sigma(t).square())
-                    point = here.langevin(point, rate, generator)
+                point, owed = here.moved(point, extra * unit, langevin * unit, probes, generator)
                 x = point.x
+                if extra:
+                    particles.weigh(owed)
             if t > 0 and particles.history[-1] < resample_below:
                 rows = particles.resample(generator)
                 x, cond = x[rows], pick(cond, rows)
