@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .learn.objective import Recipe as Recipe
     from .learn.objective import Term as Term
     from .sample.guidance import CFG as CFG
+    from .sample.guidance import Autoguidance as Autoguidance
     from .sample.sample import sample as sample
     from .sample.sample import solve as solve
     from .sample.sample import trajectory as trajectory
@@ -56,6 +57,7 @@ _HOMES = {
     "Recipe": "learn.objective",
     "Term": "learn.objective",
     "CFG": "sample.guidance",
+    "Autoguidance": "sample.guidance",
     "sample": "sample.sample",
     "solve": "sample.sample",
     "trajectory": "sample.sample",

@@ -104,3 +104,27 @@ def test_guidance_scale(call, runs, tmp_path) -> None:
     plain = draw(call, tmp_path, tmp_path, "none.npy", run="guided").read_bytes()
     assert first == plain
     assert first != other
+
+
+def test_guidance_away_from_a_weaker_model(call, runs, tmp_path) -> None:
+    walk = ("--solver", "euler", "--steps", 5, "-n", 3, "--json")
+    guide = ("--scale", 2, "--autoguide", runs / "teacher")
+    files, calls = {}, {}
+    for name, more in {"off": (), "all": guide, "part": (*guide, "--interval", 0.3, 0.7)}.items():
+        out = tmp_path / f"{name}.npy"
+        status, said, err = call("sample", runs / "map", *walk, *more, "--out", out)
+        assert (status, err) == (0, "")
+        files[name], calls[name] = out.read_bytes(), json.loads(said)["nfe"]
+    assert len(set(files.values())) == 3
+    assert calls == {
+        "off": 5,
+        "all": 10,
+        "part": 7,
+    }  # of the times 1, .8, .6, .4, .2 two lie inside
+    for words, sentence in (
+        (("--scale", 2, "--autoguide", runs / "teacher"), "not jumps"),
+        (("--autoguide", runs / "teacher"), "give --scale"),
+        ((*walk, *guide, "--interval", 0.7, 0.3), "LOW < HIGH"),
+    ):
+        status, _, err = call("sample", runs / "map", *words)
+        assert (status, sentence in err) == (2, True), err

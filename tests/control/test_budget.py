@@ -9,7 +9,7 @@ from flowmaps.core.flow_map import NetFlowMap, SolvedFlowMap, rematch
 from flowmaps.core.interpolant import linear, trig
 from flowmaps.core.solver import HEUN, SOLVERS
 from flowmaps.errors import ControlError
-from flowmaps.sample import CFG
+from flowmaps.sample import CFG, Autoguidance
 
 SMOOTH = NetFlowMap(lambda x, s, t, **cond: torch.sin(x) * (1 + s - t)[:, None])
 
@@ -76,6 +76,12 @@ def test_guided_and_rematched_maps_are_counted_at_their_network() -> None:
     with Budget() as budget:
         budget.watch(CFG(SMOOTH, 2.0, {"label": 3}))(x, 1.0, 0.0)
     assert counts(budget) == {"forward": 12}
+    with Budget() as budget:
+        weak = rematch(SMOOTH, trig())
+        budget.watch(Autoguidance(SMOOTH, weak, 2.0, high=0.5))(x, 0.4, 0.0)
+        assert counts(budget) == {"forward": 12}
+        budget.watch(Autoguidance(SMOOTH, weak, 2.0, high=0.5))(x, 0.6, 0.0)  # nothing to guide
+    assert counts(budget) == {"forward": 18}
     with Budget() as budget:
         budget.watch(rematch(SMOOTH, trig()))(x, 0.9, 0.2)
     assert counts(budget) == {"forward": 6}

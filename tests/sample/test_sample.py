@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from flowmaps.core import interpolant
-from flowmaps.core.flow_map import FlowMap
+from flowmaps.core.flow_map import FlowMap, NetFlowMap
+from flowmaps.core.oracle import Gaussian
 from flowmaps.core.solver import SOLVERS
 from flowmaps.errors import ShapeError
 from flowmaps.sample import (
     CFG,
     GRIDS,
+    Autoguidance,
     from_times,
     grid,
     karras,
@@ -311,7 +313,7 @@ def test_cfg_is_the_extrapolation(gen) -> None:
         guided.mean_velocity(x, s, t, label=label), -1.5 * none + 2.5 * u, rtol=1e-12, atol=1e-12
     )
     assert torch.equal(CFG(f, 1.0, {"label": 2}).mean_velocity(x, s, t, label=label), u)
-    by_tensor = CFG(f, 2.5, {"label": torch.full((5,), 2)})
+    by_tensor = CFG(f, 2.5, {"label": torch.tensor(2)})
     assert torch.equal(
         by_tensor.mean_velocity(x, s, t, label=label), guided.mean_velocity(x, s, t, label=label)
     )
@@ -320,3 +322,58 @@ def test_cfg_is_the_extrapolation(gen) -> None:
     expected = torch.where(inside[:, None], -1.5 * none + 2.5 * u, u)
     assert_close(part, expected, rtol=1e-12, atol=1e-12)
     assert math.isclose(float(inside.sum()), 3)
+
+
+STRONG, WEAK = (1.3, 0.6), (0.2, 1.4)
+"""Mean and deviation of a guided law, and of what it is guided away from."""
+
+
+def walked(law, path=None) -> NetFlowMap:
+    world = Gaussian(
+        *(torch.tensor([v], dtype=torch.float64) for v in law), path or interpolant.linear()
+    )
+    return NetFlowMap(lambda x, s, t, **cond: world.velocity(x, s), world.interpolant, local=True)
+
+
+class Labelled(FlowMap):
+    """Class 1 is the strong law, class 0 the weak one."""
+
+    interpolant = interpolant.linear()
+
+    def mean_velocity(self, x, s, t, *, label):
+        both = [walked(law).mean_velocity(x, s, t) for law in (WEAK, STRONG)]
+        return torch.where(label[:, None] == 1, both[1], both[0])
+
+
+@pytest.mark.parametrize("kind", ["autoguidance", "another path", "cfg"])
+@pytest.mark.parametrize("scale", [0.6, 2.5])
+def test_guidance_between_gaussians_in_closed_form(kind, scale) -> None:
+    """steering.md A.11: deviation s^w s'^(1-w), and a mean that is an integral. Not the power tilt."""
+    (m, s_c), (zero, s_n) = STRONG, WEAK
+    guided, cond = Autoguidance(walked(STRONG), walked(WEAK), scale), {}
+    if kind == "another path":
+        guided = Autoguidance(walked(STRONG), walked(WEAK, interpolant.trig()), scale)
+    if kind == "cfg":
+        guided, cond = CFG(Labelled(), scale, {"label": 0}), {"label": torch.ones(2)}
+    noise = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    low, high = solve(
+        guided.velocity, noise, uniform(40), guided.interpolant, SOLVERS["rk4"], **cond
+    )[:, 0].tolist()
+    assert math.isclose(high - low, s_c**scale * s_n ** (1 - scale), rel_tol=1e-6)
+    t = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    c, n = ((1 - t) ** 2 * s_c**2 + t**2, (1 - t) ** 2 * s_n**2 + t**2)
+    rate = t / c * (s_c**2 / c) ** (scale / 2) * (s_n**2 / n) ** ((1 - scale) / 2)
+    assert math.isclose(
+        low, zero + scale * (m - zero) * float(torch.trapezoid(rate, t)), rel_tol=1e-5
+    )
+
+
+def test_autoguidance_is_off_at_one_and_outside_its_interval() -> None:
+    strong, weak = walked(STRONG), walked(WEAK)
+    x = torch.tensor([[-1.0], [0.3], [0.8], [2.0]], dtype=torch.float64)
+    s = torch.tensor([0.95, 0.7, 0.3, 0.1], dtype=torch.float64)
+    u, away = strong.velocity(x, s), weak.velocity(x, s)
+    assert torch.equal(Autoguidance(strong, weak, 1.0).velocity(x, s), u)
+    inside = torch.tensor([[False], [True], [True], [False]])
+    found = Autoguidance(strong, weak, 3.0, low=0.3, high=0.7).velocity(x, s)
+    assert_close(found, torch.where(inside, -2 * away + 3 * u, u))

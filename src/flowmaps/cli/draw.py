@@ -8,12 +8,13 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from ..control.budget import Budget
 from ..core.flow_map import FlowMap
 from ..core.solver import SOLVERS
 from ..data import Data
 from ..data import load as load_data
 from ..data.batches import seeded
-from ..sample import CFG, GRIDS, grid, sample, solve
+from ..sample import CFG, GRIDS, Autoguidance, grid, sample, solve
 from ..train import checkpoint
 from ..train.machine import choose
 from ..train.run import Run
@@ -121,33 +122,66 @@ class Model:
             f"no class is called {name!r}{nearest(name, classes)}; there are {', '.join(classes)}"
         )
 
-    def guide(self, scale: float | None, way: Way) -> tuple[FlowMap, dict[str, float]]:
-        """The map and extra conditioning for a guidance scale.
+    def guide(
+        self,
+        scale: float | None,
+        way: Way,
+        *,
+        weak: "Model | None" = None,
+        interval: tuple[float, float] | None = None,
+    ) -> tuple[FlowMap, dict[str, float]]:
+        """The map and extra conditioning for a guidance scale, away from nothing or from a weaker model.
 
         Raises:
             UsageError: If the model was not trained for it.
         """
         if scale is None:
+            if weak or interval:
+                raise UsageError("--autoguide and --interval say how to guide: give --scale too")
             return self.flow_map, {}
+        low, high = interval or (0.0, 1.0)
+        if not 0 <= low < high <= 1:
+            raise UsageError(f"--interval is 0 <= LOW < HIGH <= 1; got {low:g} {high:g}")
+        if weak is not None:
+            self._check_weak(weak, way)
+            return Autoguidance(self.flow_map, weak.flow_map, scale, low=low, high=high), {}
+        if self.guided and interval:
+            raise UsageError(
+                "this map was trained with its interval folded in: leave out --interval, or train with --guidance.low, .high"
+            )
         if self.guided:
             return self.flow_map, {"scale": scale}
         dropped = bool((self.about.get("config") or {}).get("guidance"))
         if dropped and way.solver is not None and self.saved.classes:
-            return CFG(self.flow_map, scale, {"label": len(self.saved.classes)}), {}
+            null = {"label": len(self.saved.classes)}
+            return CFG(self.flow_map, scale, null, low=low, high=high), {}
         raise UsageError(
             "this map does not take a guidance scale: train with --guidance.max-scale 4, or walk a model that was trained "
-            "with dropped labels (--guidance.scale 1 --solver heun)"
+            "with dropped labels (--guidance.scale 1 --solver heun), or away from a weaker one (--autoguide CKPT)"
         )
+
+    def _check_weak(self, weak: "Model", way: Way) -> None:
+        here, there = self.saved, weak.saved
+        if (there.shape, there.classes) != (here.shape, here.classes):
+            raise UsageError(
+                f"--autoguide takes a model of the same data: {there.path} draws {there.shape} of {len(there.classes)} classes, "
+                f"{here.path} {here.shape} of {len(here.classes)}"
+            )
+        if way.solver is None:
+            raise UsageError(
+                "--autoguide guides velocities, not jumps: walk, with --solver heun --steps 16"
+            )
 
 
 @final
 @dataclass(frozen=True)
 class Drawn:
-    """Samples (N, *D) on the CPU, their classes, and the seconds that the model took."""
+    """Samples (N, *D) on the CPU, their classes, the seconds that the model took, and network calls per sample."""
 
     x: Tensor
     labels: Tensor | None
     seconds: float
+    nfe: float
 
 
 def open_model(path: Path | str, ema: str = "0") -> Model:
@@ -172,10 +206,14 @@ def draw(
     seed: int = 0,
     only: int | None = None,
     scale: float | None = None,
+    weak: Model | None = None,
+    interval: tuple[float, float] | None = None,
     batch: int = 64,
 ) -> Drawn:
     """`n` samples. Batches are always full and then cut, so that n = 8 gives the first 8 of n = 64 to the last bit."""
-    flow_map, extra = model.guide(scale, way)
+    flow_map, extra = model.guide(scale, way, weak=weak, interval=interval)
+    budget = Budget()
+    flow_map = budget.watch(flow_map)
     found: list[Tensor] = []
     seconds = 0.0
     for start in range(0, n, batch):
@@ -189,7 +227,8 @@ def draw(
         began = time.perf_counter()
         found.append(way(flow_map, x, **cond).cpu())
         seconds += time.perf_counter() - began
-    return Drawn(torch.cat(found)[:n], model.labels(0, n, only), seconds)
+    calls = budget.counts["forward"] / sum(map(len, found))
+    return Drawn(torch.cat(found)[:n], model.labels(0, n, only), seconds, calls)
 
 
 def data_of(model: Model, name: str | None = None) -> Data:

@@ -6,6 +6,7 @@ Examples:
   flowmaps sample runs/map --seed 7 --out more.npy            float32 (N, *shape); or .safetensors, with labels
   flowmaps sample runs/map --solver heun --steps 32           walk the map's own velocity instead of jumping
   flowmaps sample runs/guided --scale 2.5                     for maps that take the guidance scale as an input
+  flowmaps sample runs/map --solver heun --steps 16 --scale 2 --autoguide runs/small --interval 0.2 0.8
 
 Sample i depends on the seed and on i only: -n 8 gives the first eight of -n 64. Times run from 1 (noise) to 0 (data).
 """
@@ -43,6 +44,10 @@ class Options:
     """Where to: .png, .npy or .safetensors."""
     scale: Annotated[float | None, arg(metavar="FLOAT")] = None
     """Guidance scale; 1 guides nothing."""
+    autoguide: Annotated[Path | None, arg(metavar="CKPT")] = None
+    """Guide away from this weaker model instead of from no class: a smaller or younger run (--solver)."""
+    interval: Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")] = None
+    """Times between which guidance acts (--solver)."""
     solver: Annotated[str | None, arg(metavar="NAME")] = None
     """Walk along the velocity with euler, midpoint, heun, rk4, dopri5, ddim, dpm++2m or unipc."""
     grid: Literal["uniform", "shifted", "karras", "log_snr"] = "uniform"
@@ -78,16 +83,18 @@ def main(argv: list[str]) -> int:
         seed=options.seed,
         only=None if options.only is None else model.class_number(options.only),
         scale=options.scale,
+        weak=options.autoguide and open_model(options.autoguide, options.ema),
+        interval=options.interval,
         batch=options.batch,
     )
     from ..report.style import write_atomically
 
     write_atomically(options.out, encoded(options.out.suffix, drawn, model, options.only is None))
     if options.json:
-        settings = {"n": options.n, "seed": options.seed, "sampler": str(way), "nfe": way.nfe}
+        settings = {"n": options.n, "seed": options.seed, "sampler": str(way), "nfe": drawn.nfe}
         to_json({"out": str(options.out), **settings, "seconds": round(drawn.seconds, 4)})
     else:
-        calls = "adaptive" if way.nfe is None else f"{way.nfe} network call{'s' * (way.nfe > 1)}"
+        calls = f"{drawn.nfe:.3g} network call{'s' * (drawn.nfe > 1)}"
         print(f"{options.out}  ({options.n} samples, {way}: {calls} each, {drawn.seconds:.3g} s)")
     return 0
 

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from ..core.flow_map import FlowMap, RematchedFlowMap, SolvedFlowMap
 from ..core.velocity import Velocity
 from ..errors import ControlError
-from ..sample.guidance import CFG
+from ..sample.guidance import CFG, Autoguidance
 from .rewards import Decoded, Reward, scored
 
 
@@ -157,10 +157,8 @@ class Budget:
             return SolvedFlowMap(field, flow_map.interpolant, flow_map.solver, flow_map.steps)
         if isinstance(flow_map, RematchedFlowMap):
             return RematchedFlowMap(self.watch(flow_map.base), flow_map.interpolant)
-        if isinstance(flow_map, CFG):
-            low, high = flow_map.low, flow_map.high
-            inner = self.watch(flow_map.flow_map)
-            return CFG(inner, flow_map.scale, flow_map.null, low=low, high=high)
+        if isinstance(flow_map, CFG | Autoguidance):
+            return flow_map.over(self.watch)
         return _Watched(flow_map, self)
 
     def velocity(self, field: Velocity) -> Velocity:
