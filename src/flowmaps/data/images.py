@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flowmaps.data.base import check_labels, to_unit
+from flowmaps.data.folders import files_below, labels_of, split_folder, sub_folders
 from flowmaps.errors import DataError
 
 if TYPE_CHECKING:
@@ -170,9 +171,9 @@ def folder_data(
     Raises:
         DataError: If there is no image, no such split, or the first image is broken.
     """
-    root = _split_folder(folder, split)
-    classes = _classes(root)
-    files = tuple(f for c in classes or ("",) for f in _image_files(root / c))
+    root = split_folder(folder, split)
+    classes = sub_folders(root, _SUFFIXES)
+    files = tuple(f for c in classes or ("",) for f in files_below(root / c, _SUFFIXES))
     if not files:
         raise DataError(
             f"{root}: expected image files ({', '.join(sorted(_SUFFIXES))}) or IDX files; "
@@ -185,42 +186,4 @@ def folder_data(
         channels_of(first) if channels is None else channels,
         budget,
     )
-    return FolderData(folder.name, images, _labels(root, files, classes), classes, files)
-
-
-def _split_folder(folder: Path, split: str) -> Path:
-    if (folder / split).is_dir():
-        return folder / split
-    if split == "train":
-        return folder
-    raise DataError(
-        f"{folder}: expected a sub-folder '{split}' for that split; got none; "
-        "make one, or ask for split 'train'"
-    )
-
-
-def _classes(root: Path) -> tuple[str, ...]:
-    """Sub-folders that hold an image, sorted, unless images also lie in the root itself."""
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    named = tuple(p.name for p in folders if _image_files(p))
-    loose = [p for p in _image_files(root) if p.parent == root]
-    if named and loose:
-        raise DataError(
-            f"{root}: expected images in sub-folders or beside each other; got both "
-            f"({loose[0].name} and {named[0]}/); move the loose ones into a class"
-        )
-    return named
-
-
-def _image_files(folder: Path) -> list[Path]:
-    """Image files below a folder, sorted; hidden files and folders (thumbnails) do not count."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-    parts = ((p, p.relative_to(folder).parts) for p in found)
-    return sorted(p for p, names in parts if not any(name.startswith(".") for name in names))
-
-
-def _labels(root: Path, files: tuple[Path, ...], classes: tuple[str, ...]) -> Tensor | None:
-    if not classes:
-        return None
-    number = {name: k for k, name in enumerate(classes)}
-    return torch.tensor([number[f.relative_to(root).parts[0]] for f in files])
+    return FolderData(folder.name, images, labels_of(root, files, classes), classes, files)

@@ -11,6 +11,7 @@ from flowmaps.data.idx import has_idx, idx_data
 from flowmaps.data.images import folder_data
 from flowmaps.data.pairs import Accompanied, read_pairs
 from flowmaps.data.sets import Ask, loaders
+from flowmaps.data.sounds import has_sound
 from flowmaps.errors import DataError
 
 
@@ -26,9 +27,9 @@ def load(
 
     Args:
         name_or_path: One of [`names`][flowmaps.data.names], or a folder: with IDX files (MNIST's
-            layout), or with images (sub-folders are the classes). "NAME+pairs:FOLDER" puts stored
+            layout), with sound, or with images (sub-folders are the classes). "NAME+pairs:FOLDER" puts stored
             trajectories beside it.
-        size: Side of the images in pixels; None keeps the size they come in.
+        size: Side of the images in pixels; None keeps the size they come in. Of sound the samples of a clip.
         split: "train", "test", or what the source calls it.
         seed: Names the draw, for the toys; stored data do not depend on it.
 
@@ -60,6 +61,8 @@ def load(
         raise _unknown(name)
     if has_idx(place):
         return idx_data(place, name=place.name, split=split, size=size)
+    if has_sound(place):
+        return known["sounds:"](Ask(name, name, size, split, seed))
     return folder_data(place, size=size, split=split)
 
 

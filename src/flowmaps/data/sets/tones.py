@@ -1,0 +1,89 @@
+"""The sounds of `flowmaps.data.tones` by name: `tones` with classes, `tones:captions` with captions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from flowmaps.data.batches import seeded
+from flowmaps.data.sets import Ask
+from flowmaps.data.tones import INSTRUMENTS, LOUDNESS, NOTES, RATE, SAMPLES, clip, frequency
+from flowmaps.errors import DataError
+
+CLIPS = 100
+"""Clips of a class; more come with another seed."""
+
+
+def parts(name: str) -> tuple[str, str, str | None]:
+    """Loudness, instrument and note of a class."""
+    loud, instrument, *note = name.split()
+    return loud, instrument, note[0] if note else None
+
+
+def _classes() -> tuple[str, ...]:
+    kinds = [f"{i} {n}" for i in INSTRUMENTS if i != "drum" for n in NOTES]
+    return tuple(f"{loud} {kind}" for loud in LOUDNESS for kind in (*kinds, "drum"))
+
+
+@final
+@dataclass(frozen=True)
+class Tones:
+    """Clips of one second (1, 16000). Row i is of class i modulo their number, and depends on seed, split and i only.
+
+    Args:
+        split: Names the draw, with the seed.
+        seed: Names the draw.
+    """
+
+    split: str = "train"
+    seed: int = 0
+    name: str = "tones"
+    rate: int = RATE
+    classes: tuple[str, ...] = _classes()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """One channel and its samples."""
+        return 1, SAMPLES
+
+    @property
+    def pitches(self) -> Tensor:
+        """What is asked for by each class, in Hz; NaN of a drum."""
+        notes = [parts(c)[2] for c in self.classes]
+        return torch.tensor([math.nan if n is None else frequency(n) for n in notes])
+
+    @property
+    def families(self) -> Tensor:
+        """Number of the instrument of each class."""
+        return torch.tensor([INSTRUMENTS.index(parts(c)[1]) for c in self.classes])
+
+    def __len__(self) -> int:
+        return CLIPS * len(self.classes)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Data.batch`: sound in [-1, 1]."""
+        return torch.stack([self._clip(int(i)) for i in index])[:, None], index % len(self.classes)
+
+    def _clip(self, i: int) -> Tensor:
+        loud, instrument, note = parts(self.classes[i % len(self.classes)])
+        return clip(instrument, note, loud == "loud", seeded("tones", self.split, self.seed, i))
+
+
+def _tones(ask: Ask) -> Tones:
+    """Seconds of sound; clips have no size.
+
+    Raises:
+        DataError: If a size is asked for.
+    """
+    if ask.size is not None:
+        raise DataError(
+            f"{ask.name}: expected no size, it is sound; got size={ask.size}; leave it out"
+        )
+    return Tones(ask.split, ask.seed)
+
+
+LOADERS = {"tones": _tones}

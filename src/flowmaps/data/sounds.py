@@ -1,0 +1,212 @@
+"""Clips that lie on disk: wav by the standard library, flac, ogg and others by `soundfile`, at one rate and length."""
+
+from __future__ import annotations
+
+import warnings
+import wave
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import gcd
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+
+from flowmaps.data.base import check_labels
+from flowmaps.data.folders import files_below, labels_of, split_folder, sub_folders
+from flowmaps.errors import DataError, MissingExtraError
+
+SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"}
+RATE = 16_000
+_SILENT = 1e-4  # of full scale: -80 dB
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SoundData:
+    """Clips of one shape (channels, samples), float32 in [-1, 1]; build it with `sound_data`.
+
+    Args:
+        name: What to call it.
+        clips: All clips (N, channels, samples).
+        labels: Class of each clip (N,), int64, or None.
+        classes: Names of the classes (the sub-folders, sorted), or ().
+        rate: Samples per second.
+        skipped: Files that were left out, and why.
+    """
+
+    name: str
+    clips: Tensor = field(repr=False)
+    labels: Tensor | None = field(repr=False)
+    classes: tuple[str, ...]
+    rate: int
+    skipped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_labels(self.name, len(self.clips), self.labels, self.classes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels and samples."""
+        return tuple(self.clips.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `Data.batch`."""
+        return self.clips[index], None if self.labels is None else self.labels[index]
+
+
+def sound_data(
+    folder: Path,
+    *,
+    samples: int = RATE,
+    rate: int = RATE,
+    channels: int = 1,
+    split: str = "train",
+    skip: bool = False,
+) -> SoundData:
+    """Every file of sound below a folder, the first `samples` of each; shorter ones end in silence.
+
+    Args:
+        folder: Files, or sub-folders of files (then they are the classes), or sub-folders named after splits.
+        samples: Length of a clip.
+        rate: Samples per second; files of other rates are resampled.
+        channels: 1 mixes the channels of a file, 2 keeps them (and doubles the one of a mono file).
+        split: Sub-folder to look into; "train" takes the folder itself if there is none.
+        skip: Leave broken and silent files out, with a warning that names them, instead of refusing them.
+
+    Raises:
+        DataError: If there are no files, or one is broken or silent (it is named).
+        MissingExtraError: If a file is no wav and the package soundfile is not installed.
+    """
+    root = split_folder(folder, split)
+    classes = sub_folders(root, SUFFIXES)
+    files = [f for c in classes or ("",) for f in files_below(root / c, SUFFIXES)]
+    found: list[Tensor] = []
+    kept: list[Path] = []
+    skipped: list[str] = []
+    for file in files:
+        try:
+            found.append(read_clip(file, samples, rate, channels))
+            kept.append(file)
+        except DataError as error:
+            if not skip:
+                raise
+            skipped.append(str(error))
+    if not found:
+        raise DataError(
+            f"{root}: expected files of sound ({', '.join(sorted(SUFFIXES))}); got "
+            f"{f'{len(files)} that cannot be used' if files else 'none'}; check the path"
+        )
+    if skipped:
+        warnings.warn(f"left out {len(skipped)} files: " + "; ".join(skipped), stacklevel=2)
+    labels = labels_of(root, tuple(kept), classes)
+    return SoundData(folder.name, torch.stack(found), labels, classes, rate, tuple(skipped))
+
+
+def has_sound(folder: Path) -> bool:
+    """Whether any file of sound lies below the folder."""
+    return bool(files_below(folder, SUFFIXES))
+
+
+def read_clip(path: Path, samples: int, rate: int = RATE, channels: int = 1) -> Tensor:
+    """The beginning of a file as (channels, samples), float32.
+
+    Raises:
+        DataError: If the file is missing, broken, empty or silent.
+        MissingExtraError: As `read_sound`.
+    """
+    x, own = read_sound(path)
+    x = x.mean(0, keepdim=True) if channels == 1 else x[:channels].expand(channels, -1)
+    x = resampled(x, own, rate)[:, :samples]
+    if x.numel() == 0 or float(x.abs().max()) < _SILENT:
+        raise DataError(
+            f"{path}: expected sound; got {'silence' if x.numel() else 'an empty file'}; take the file out, or skip such files"
+        )
+    return torch.nn.functional.pad(x, (0, samples - x.shape[1]))
+
+
+def read_sound(path: Path) -> tuple[Tensor, int]:
+    """A file of sound as (channels, samples), float32 in [-1, 1], and its rate.
+
+    Raises:
+        DataError: If the file is missing, damaged, or no sound.
+        MissingExtraError: If it is no plain wav and the package soundfile is not installed.
+    """
+    try:
+        if path.read_bytes()[:4] == b"RIFF":
+            return _read_wav(path)
+    except (wave.Error, EOFError):
+        pass  # floats or compressed samples: soundfile reads them
+    except OSError as error:
+        raise DataError(
+            f"{path}: expected a file of sound; got '{error.strerror}'; check the path"
+        ) from error
+    return _read_other(path)
+
+
+def _read_wav(path: Path) -> tuple[Tensor, int]:
+    with wave.open(str(path), "rb") as file:
+        width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
+        raw = file.readframes(file.getnframes())
+    raw = raw[: len(raw) // (width * channels) * width * channels]
+    octets = torch.frombuffer(bytearray(raw or b"\0"), dtype=torch.uint8)[: len(raw)].long()
+    octets = octets.reshape(-1, width)
+    if width == 1:  # alone among the widths it has no sign
+        values = octets[:, 0] - 128
+    else:
+        values = (octets << (8 * torch.arange(width))).sum(1)
+        values = values - ((values >> (8 * width - 1)) << (8 * width))
+    return (values.float() / 2 ** (8 * width - 1)).reshape(-1, channels).T, rate
+
+
+def _read_other(path: Path) -> tuple[Tensor, int]:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{path}: expected a wav of whole numbers, or the package soundfile for other sound; got neither; "
+            "pip install 'flowmaps[sound]'"
+        ) from error
+    try:
+        x, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        raise DataError(
+            f"{path}: expected a file of sound; got '{error}'; replace the file, take it out, or skip such files"
+        ) from error
+    return torch.from_numpy(x).T, int(rate)
+
+
+def resampled(x: Tensor, own: int, rate: int) -> Tensor:
+    """Sound (..., samples) at another rate, by a polyphase filter."""
+    if own == rate or x.shape[-1] == 0:
+        return x
+    from scipy.signal import resample_poly
+
+    common = gcd(own, rate)
+    found = resample_poly(x.double().numpy(), rate // common, own // common, axis=-1)
+    return torch.from_numpy(found).float()
+
+
+def wav_bytes(x: Tensor, rate: int) -> bytes:
+    """Sound (channels, samples) as a wav file of 16 bits; what is outside [-1, 1] is clipped."""
+    import io
+
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(x.shape[0])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        whole = (x.detach().cpu().float().clamp(-1, 1) * 32767).round().to(torch.int16)
+        file.writeframes(whole.T.contiguous().numpy().astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def in_a_row(x: Tensor, rate: int, gap: float = 0.15) -> Tensor:
+    """Clips (N, channels, samples) one after the other as (channels, samples), with silence between them."""
+    pause = x.new_zeros(x.shape[1], round(gap * rate))
+    parts: Sequence[Tensor] = [part for clip in x for part in (clip, pause)]
+    return torch.cat(list(parts)[:-1], 1)
