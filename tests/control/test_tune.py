@@ -79,15 +79,15 @@ def tuned(recipe: Recipe, steps: int, batch: int = 512, lr: float = 0.02, seed: 
 
 
 def law(map_: Affine) -> tuple[float, float]:
-    return float(map_.mean), float(map_.log_std.exp() ** 2)
+    return map_.mean.item(), map_.log_std.exp().square().item()
 
 
-@pytest.mark.parametrize("rounds", [1, 3])
-def test_tilt_ends_at_the_exact_tilt_and_stays_there(rounds) -> None:
-    """Gaussian data, quadratic reward: mean and variance of p e^r within 3 %, by one round as by three."""
-    mean, var = law(tuned(tilt(PULL, rounds=rounds), 240))
-    assert mean == pytest.approx(G_MEAN, abs=0.03 * 1.7)
-    assert var == pytest.approx(G_VAR, rel=0.05)
+@pytest.mark.parametrize(("rounds", "steps", "share"), [(1, 110, 0.05), (2, 120, 0.1)])
+def test_tilt_ends_at_the_exact_tilt_and_stays_there(rounds, steps, share) -> None:
+    """Gaussian data, quadratic reward: mean and variance are those of p e^r, not of p or p e^{r/2} (1.07, 1.68)."""
+    mean, var = law(tuned(tilt(PULL, rounds=rounds), steps, 1500, lr=0.05))
+    assert mean == pytest.approx(G_MEAN, abs=share)
+    assert var == pytest.approx(G_VAR, rel=1.5 * share)
 
 
 def points(world, s: float, t: float, n: int, seed: int = 0) -> Points:
@@ -124,7 +124,7 @@ def test_weights_make_the_exact_tilt_of_two_modes_stationary(s) -> None:
 
 def test_weights_make_the_exact_flow_map_of_the_tilt_stationary() -> None:
     """Mean velocities are weighted as velocities are: MeanFlow on weighted samples learns the map of the tilt."""
-    b = points(M1, 0.7, 0.15, 4000)
+    b = points(M1, 0.7, 0.15, 1500)
     rule = Weighted(Eulerian(), linear(torch.tensor([0.6]).double()))
     for world, right in ((Product_of_m1(0.6), True), (M1, False)):
         objective = Objective(one(Eulerian(), M1.interpolant), world.flow_map)
@@ -150,13 +150,14 @@ def one(rule, path, **kw) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("make", [line, trig])
-@pytest.mark.parametrize(("s", "t"), [(0.6, 0.6), (0.7, 0.2), (0.35, 0.0)])
+@pytest.mark.parametrize(
+    ("make", "s", "t"), [(line, 0.6, 0.6), (trig, 0.7, 0.2), (line, 0.35, 0.0)]
+)
 def test_the_minimum_of_nft_is_a_step_along_the_covariance(make, s, t) -> None:
-    r"""u = u_old + Cov(A, v | x) / (beta c), for jumps of any length, on Gaussian data with a linear reward."""
+    r"""u = u_old + dX/dx Cov(A, v | x) / (beta c), for jumps of any length, on Gaussian data with a linear reward."""
     world = gaussian(make())
     a = torch.tensor([0.8, -0.5, 1.1], dtype=D)
-    b = points(world, s, t, 60_000)
+    b = points(world, s, t, 40_000)
     beta, clip = 0.7, 30.0
     rule = NFT(Advantage(linear(a), clip), beta, kl=0.0, adaptive=False)
     student, old = Shifted(world.flow_map), world.flow_map
@@ -174,10 +175,11 @@ def test_the_minimum_of_nft_is_a_step_along_the_covariance(make, s, t) -> None:
     found = -at_zero / (slope(step) - at_zero)
     c = world.interpolant.at(b.times.s[:1], b.x[:1])
     rate = float(c.dalpha - c.dsigma * c.alpha / c.sigma)
-    var_t = c.alpha**2 * world.std**2 + c.sigma**2
+    var_s, var_t = (world.marginal(time[:1], b.x[:1])[1] ** 2 for time in (b.times.s, b.times.t))
     spread = (a * world.std).square().sum().sqrt()
-    exact = a * rate * (c.sigma**2 * world.std**2 / var_t)[0] / spread / (beta * clip)
-    torch.testing.assert_close(found, exact, atol=0.03 * float(exact.abs().max()), rtol=0.03)
+    covariance = a * rate * (c.sigma**2 * world.std**2 / var_s)[0] / spread
+    exact = (var_t / var_s).sqrt()[0] * covariance / (beta * clip)
+    torch.testing.assert_close(found, exact, atol=0.06 * float(exact.abs().max()), rtol=0)
 
 
 class Shifted(FlowMap):
@@ -221,9 +223,9 @@ def test_the_parts_of_nft_are_those_of_the_papers() -> None:
 
 def test_nft_tilts_further_with_every_step_unless_it_is_anchored() -> None:
     reward = linear(torch.tensor([1.0]))
-    settings = dict(beta=1.0, clip=5.0, diagonal=0.5, ends=0.25, adaptive=False)
-    few, many = (law(tuned(nft(reward, kl=0.0, **settings), n, lr=0.01)) for n in (30, 90))
-    held = law(tuned(nft(reward, kl=100.0, **settings), 90, lr=0.01))
+    settings = dict(beta=1.0, clip=5.0, diagonal=1.0, ends=0.0)
+    few, many = (law(tuned(nft(reward, kl=0.0, **settings), n, 128, lr=0.02)) for n in (20, 50))
+    held = law(tuned(nft(reward, kl=100.0, **settings), 50, 128, lr=0.02))
     assert 0.4 + 0.05 < few[0] < many[0]
     assert abs(held[0] - 0.4) < 0.3 * (many[0] - 0.4)
     assert many[1] == pytest.approx(1.7**2, rel=0.15)
@@ -234,21 +236,21 @@ def test_backprop_with_an_anchor_is_the_proximal_step(jumps) -> None:
     r"""Each noise ends where r(y) - lambda |y - x|^2 is largest: shrunk towards the centre, narrower than the tilt."""
     strength, weight = 0.5, 0.4  # PULL is -.25 (x - 2)^2
     share = 2 * weight / (2 * weight + strength)
-    mean, var = law(tuned(backprop(PULL, jumps=jumps, output=weight, keep=0.0), 200, lr=0.05))
+    mean, var = law(tuned(backprop(PULL, jumps=jumps, output=weight, keep=0.0), 80, 256, lr=0.1))
     assert mean == pytest.approx(share * 0.4 + (1 - share) * 2.0, abs=0.02)
     assert var == pytest.approx((share * 1.7) ** 2, rel=0.03)
     assert var < G_VAR
 
 
 def test_an_anchor_on_velocities_holds_the_base() -> None:
-    held = law(tuned(backprop(PULL, output=0.0, velocity=300.0, keep=0.0), 60))
+    held = law(tuned(backprop(PULL, output=0.0, velocity=300.0, keep=0.0), 30, 128))
     assert held == pytest.approx((0.4, 1.7**2), abs=0.1)
 
 
 def test_kept_maps_learn_from_their_own_samples() -> None:
     """The velocity that `keep` teaches is that of the student's samples: at the exact map nothing moves."""
     still = backprop(linear(torch.zeros(1)), output=1e-6, keep=1.0)
-    assert law(tuned(still, 40, lr=0.002)) == pytest.approx((0.4, 1.7**2), rel=0.1)
+    assert law(tuned(still, 20, 256, lr=0.005)) == pytest.approx((0.4, 1.7**2), rel=0.1)
     recipe = backprop(PULL, keep=2.0)
     kept = {term.label: term for term in recipe.terms if isinstance(term.state, FromSelf)}
     assert {type(term.rule) for term in kept.values()} == {DiagonalRule, Compositional}

@@ -101,6 +101,11 @@ class Recipe:
         return any(derivative is not None and derivative.method == "exact" for derivative in taken)
 
     @property
+    def needs_data(self) -> bool:
+        """Whether a term looks at samples of the data set; if none does, noise and a teacher are enough."""
+        return any(term.state is None or isinstance(term.state, Stored) for term in self.terms)
+
+    @property
     def needs_trajectories(self) -> bool:
         """Whether the data set must be one of stored trajectories."""
         return any(isinstance(term.state, Stored) for term in self.terms)
@@ -162,6 +167,8 @@ class Recipe:
         if stored is not None and stored.labels is not None and isinstance(term.state, Stored):
             cond = cond | {"label": stored.labels} if "label" in cond else cond
         x, v, end, times = self._place(term, x_0, eps, Times(s, w, t), stored)
+        if getattr(term.state, "fresh", False):
+            v = torch.randn(x_0.shape, generator=generator)
         scale: Tensor | None = None
         if self.guidance is not None:
             cond, scale = self.guidance.draw(cond, len(x_0), generator)

@@ -2,7 +2,8 @@ r"""Where the points of a term come from, if not from the path between data and 
 
 `Recipe.draw` gives a term with a state the pure noise $\sigma_1\varepsilon$ instead of a point of the path, and the state
 carries it to the source time: it computes and draws nothing, so a step remains a pure function of what was drawn. Data are
-not used then, unless the state says so; labels still come from them.
+not used then, unless the state says so; labels still come from them. A state that noises what it makes has an attribute
+`fresh = True` and finds a second, independent noise in place of the velocity `Points.v`.
 
     Prior        the noise itself, s = 1
     Trajectory   a numerical trajectory of the teacher, at s and at t
