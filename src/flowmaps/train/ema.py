@@ -41,11 +41,11 @@ def warmed(decay: float, step: int) -> float:
 
 @final
 class Average:
-    """One moving average of a module's parameters, kept as float32 clones, updated in one fused call."""
+    """One moving average of the parameters that a module learns, kept as float32 clones, updated in one fused call."""
 
     def __init__(self, module: nn.Module, half_life: float) -> None:
         self.half_life = half_life
-        self.weights = {name: _wide(p).clone() for name, p in module.named_parameters()}
+        self.weights = {name: _wide(p).clone() for name, p in _learned(module).items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
@@ -54,7 +54,7 @@ class Average:
         span = 1 if step <= DENSE else span_of(rate, EVERY)
         if step % span:
             return
-        new = [_wide(p) for p in module.parameters()]
+        new = [_wide(p) for p in _learned(module).values()]
         torch._foreach_lerp_(list(self.weights.values()), new, -math.expm1(-rate * span))  # pyright: ignore
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
@@ -65,8 +65,14 @@ class Average:
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
         """Write the average into a module of the same shape."""
-        for name, p in module.named_parameters():
-            p.copy_(self.weights[name])
+        named = dict(module.named_parameters())
+        for name, value in self.weights.items():
+            named[name].copy_(value)
+
+
+def _learned(module: nn.Module) -> dict[str, nn.Parameter]:
+    """What LoRA freezes needs no average."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 def _wide(weight: Tensor) -> Tensor:

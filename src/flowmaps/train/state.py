@@ -62,8 +62,9 @@ class State:
         named = {f"student.{k}": v for k, v in self.student.state_dict().items()}
         for i, average in enumerate(self.averages):
             named |= {f"ema.{i}.{k}": v for k, v in average.weights.items()}
-        # a solved or rematched teacher is rebuilt by its owner, a former student is not
-        kept = isinstance(self.objective.teacher, NetFlowMap) or self.about.get("refreshed")
+        # a solved or rematched teacher is rebuilt by its owner, as one from a pipeline's folder; a former student is not
+        rebuilt = not isinstance(self.objective.teacher, NetFlowMap) or "pipeline" in self.about
+        kept = not rebuilt or self.about.get("refreshed")
         for role in ("teacher", "ema", "logvar"):
             module = getattr(self.objective, role)
             if module is not None and (role != "teacher" or kept):

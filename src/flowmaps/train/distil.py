@@ -1,0 +1,228 @@
+# The extra may not be installed.
+# pyright: reportMissingImports=false
+"""From a pipeline of diffusers to a run: its denoiser teaches, and a copy of it with a second time learns. The loop is `fit`'s."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..core.flow_map import NetFlowMap
+from ..core.parametrization import Average
+from ..data import Conditioned, Data, nulls
+from ..data import load as load_data
+from ..data.cached import cached
+from ..data.told import Nothing, Told
+from ..errors import DataError, RecipeError
+from ..learn.objective import Recipe
+from ..recipes import get
+from . import checkpoint
+from .hooks import Hook
+from .loop import fit
+from .run import Config, StudentConfig
+from .setup import Prepared, make_guidance
+from .state import State
+
+if TYPE_CHECKING:
+    from ..adapters.vae import VaeCodec
+
+
+def prepare(config: Config, cache: Path | None = None) -> Prepared:
+    """Build everything that a configuration with a pipeline as its teacher names.
+
+    Args:
+        config: Its `teacher` is a folder of diffusers, its `student` says how the student is made.
+        cache: Folder of encoded data; by default `latents` in the current one.
+
+    Raises:
+        RecipeError: For an unknown recipe, or one that needs data or reads its network in a way of its own.
+        DataError: For data that is missing, broken or of another shape.
+        AdapterError: For a folder that is not understood.
+    """
+    from ..adapters.diffusers import denoiser, velocity
+
+    settings = config.student or StudentConfig()  # pyright: ignore[reportCallIssue]
+    if config.teacher is None:
+        raise RecipeError("a student of diffusers has a teacher: give --teacher FOLDER, a pipeline")
+    recipe = get(config.recipe, **config.set)
+    teacher = velocity(config.teacher, path=recipe.interpolant)
+    codec = _codec(config)
+    model = denoiser(teacher).model
+    data = _data(config, recipe, model, codec, cache or Path("latents"))
+    data = _told(config, settings, data, denoiser(teacher).names, codec)
+    null = _null(data, model) if config.labels else {}
+    if config.guidance is not None:
+        recipe = replace(recipe, guidance=make_guidance(config.guidance, null))
+    parts = bind(recipe, teacher, data, settings, config.run.seed)
+    about = parts.about | {
+        "recipe": {"name": recipe.name, "set": config.set, "value": repr(recipe)},
+        "config": config.model_dump(mode="json"),
+        "pipeline": config.teacher,
+        "start": config.teacher,
+    }
+    classes = list(data.classes) if "label" in null else []
+    about["data"] |= {"name": config.data, "size": config.size}
+    about["data"] |= {"classes": classes, "conditions": list(null)}
+    about["data"] |= {} if codec is None else {"codec": codec.name}
+    return replace(parts, about=about)
+
+
+def bind(
+    recipe: Recipe,
+    teacher: NetFlowMap,
+    data: Data,
+    settings: StudentConfig = StudentConfig(),  # pyright: ignore[reportCallIssue]
+    seed: int = 0,
+) -> Prepared:
+    """What `fit` takes to distil a velocity of `adapters.diffusers`, from data that tell what its denoiser wants.
+
+    The student is a copy of the teacher with a second time, on the recipe's path. One that predicts noise takes as pure noise
+    the last timestep whose share of data is at least `settings.floor`: below it, what a prediction of noise says of the data is
+    its rounding error divided by that share.
+
+    Raises:
+        RecipeError: If the recipe reads its network in a way of its own, or needs data and there are none.
+    """
+    from ..adapters.diffusers import add_lora, floored, flow_map
+    from ..adapters.stored import describe
+
+    if not isinstance(recipe.parametrization, Average):
+        raise RecipeError(
+            f"recipe {recipe.name!r} reads its network as {type(recipe.parametrization).__name__}, a model of diffusers is read "
+            "as its scheduler says: choose a recipe of the average velocity, such as push_forward, lmd or free_flow"
+        )
+    if recipe.needs_data and isinstance(getattr(data, "data", data), Nothing):
+        raise RecipeError(
+            f"recipe {recipe.name!r} learns from data: give --data, or a recipe of noise and a teacher alone, such as "
+            "free_flow or cmt"
+        )
+    with torch.random.fork_rng(devices=[]):  # the second time and LoRA draw from the global generator
+        torch.default_generator.manual_seed(seed)
+        student = flow_map(floored(teacher, settings.floor), path=recipe.interpolant).float()
+        if settings.lora is not None:
+            add_lora(student, settings.lora, settings.targets)
+    student.local = recipe.local
+    about = {
+        "flow_map": checkpoint.describe_map(student, describe(student)),
+        "recipe": {"name": recipe.name, "value": repr(recipe)},
+        "data": {
+            "name": data.name,
+            "shape": list(data.shape),
+            "classes": list(data.classes),
+            "conditions": list(nulls(data)),
+        },
+        "pipeline": "",
+    }
+    return Prepared(recipe, student, data, teacher if recipe.needs_teacher else None, about)
+
+
+def _codec(config: Config) -> "VaeCodec | None":
+    from ..adapters.load import component
+    from ..adapters.vae import VaeCodec
+
+    assert config.teacher is not None
+    has_one = component(config.teacher, "vae") is not None
+    if not has_one:
+        return None
+    shape = None if config.size is None else (3, config.size, config.size)
+    return VaeCodec(config.teacher, shape)
+
+
+def _data(
+    config: Config, recipe: Recipe, model: nn.Module, codec: "VaeCodec | None", cache: Path
+) -> Data:
+    """The data as the denoiser sees them."""
+    from ..adapters.denoiser import classes_of, shape_of
+
+    classes = classes_of(model)
+    shape = shape_of(model) if codec is None else codec.shape
+    if config.data == "none":
+        if shape is None:
+            raise DataError(
+                f"{type(model).__name__} does not say what shape its points have: give --data"
+            )
+        return Nothing(shape, tuple(str(k) for k in range(classes or 0)))
+    side = shape[-1] if shape else None
+    data = load_data(config.data, size=config.size or (codec.data_shape[-1] if codec else side))
+    if codec is not None:
+        data = cached(data, codec.encode, codec.key, cache)
+    if shape is not None and (data.shape[0], len(data.shape)) != (shape[0], len(shape)):
+        raise DataError(
+            f"{config.data} has samples of shape {data.shape}, the teacher sees {shape}: give data that fit, or --size"
+        )
+    if classes and len(data.classes) > classes:
+        raise DataError(
+            f"{config.data} has {len(data.classes)} classes, the teacher knows {classes}"
+        )
+    return data
+
+
+def _told(
+    config: Config, settings: StudentConfig, data: Data, names: set[str], codec: "VaeCodec | None"
+) -> Data:
+    """With the embedding of its caption beside every sample, if the teacher reads text."""
+    from ..adapters import prompts
+
+    assert config.teacher is not None
+    if isinstance(data, Conditioned) or not prompts.reads_text(config.teacher):
+        return data
+    texts, which = _texts(config, settings, len(data))
+    size = codec.data_shape[-1] if codec else data.shape[-1]
+    table = prompts.encode(config.teacher, ["", *texts], names, size)
+    null = {name: values[0] for name, values in table.items()}
+    return Told(data, {name: values[1:] for name, values in table.items()}, which, null)
+
+
+def _texts(config: Config, settings: StudentConfig, rows: int) -> tuple[list[str], Tensor]:
+    """The different texts, and which of them belongs to each row: of the data's captions, or of the file of prompts in turn."""
+    if settings.prompts is None:
+        raise DataError(f"{config.teacher} reads text: give --prompts FILE, one prompt per line")
+    try:
+        lines = Path(settings.prompts).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--prompts {settings.prompts} cannot be read ({error})") from error
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
+        raise DataError(f"--prompts {settings.prompts} holds no prompt: write one per line")
+    return lines, torch.arange(rows) % len(lines)
+
+
+def _null(data: Data, model: nn.Module) -> Mapping[str, Tensor]:
+    """What stands for "nothing is told": of a teacher of classes, the label after its last; without its classes, nothing."""
+    from ..adapters.denoiser import classes_of
+
+    null = dict(nulls(data))
+    if "label" not in null:
+        return null
+    known = classes_of(model)
+    return {"label": torch.tensor(known)} if known else {}
+
+
+def distil(config: Config, out: Path, *, resume: bool = False, hooks: Sequence[Hook] = ()) -> State:
+    """Prepare and fit; at the end the averaged student lies in `out/distilled` as diffusers would save it.
+
+    Raises:
+        AdapterError, CheckpointError, DataError, RecipeError, TrainingError: As `prepare` and `fit`.
+    """
+    parts = prepare(config, out / "cache")
+    state = fit(
+        parts.recipe,
+        parts.flow_map,
+        parts.data,
+        config.run,
+        teacher=parts.teacher,
+        out=out,
+        resume=resume,
+        hooks=hooks,
+        about=parts.about,
+    )
+    if state.progress(config.run) >= 1:
+        from ..adapters.diffusers import denoiser
+
+        student = state.averaged()
+        assert isinstance(student, NetFlowMap)
+        denoiser(student).model.save_pretrained(out / "distilled")
+    return state

@@ -1,0 +1,198 @@
+"""From a pipeline to a few-step map: every class learns, is saved and comes back; the command does the same from a folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers", reason="needs the extra: pip install 'flowmaps[diffusers]'")
+
+import diffusers
+from torch import Tensor
+
+from flowmaps import recipes
+from flowmaps.adapters.diffusers import denoiser, floored, velocity
+from flowmaps.adapters.stored import build, describe
+from flowmaps.cli.main import main
+from flowmaps.core.flow_map import NetFlowMap
+from flowmaps.core.interpolant import linear, matched
+from flowmaps.data import TensorData
+from flowmaps.data.told import Nothing, Told
+from flowmaps.errors import RecipeError
+from flowmaps.testing.zoo import ZOO
+from flowmaps.train import Run, checkpoint, fit
+from flowmaps.train.distil import bind
+from flowmaps.train.run import StudentConfig
+
+SHORT = Run(steps=3, batch=4, lr=1e-3, compile="no", precision="fp32", ema=(0.05,), warmup=0)
+
+
+def teacher(name: str) -> NetFlowMap:
+    specimen = ZOO[name]
+    options = {"scheduler": specimen.scheduler(), "constant": specimen.constant()}
+    return velocity(specimen.build(), path=linear(), **options)
+
+
+def data_for(name: str, gen: torch.Generator) -> Told | TensorData:
+    x, cond = ZOO[name].inputs(6, gen)
+    rows = TensorData(name, x)
+    null = {key: values[0] for key, values in cond.items()}
+    return Told(rows, cond, torch.arange(6), null) if cond else rows
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_class_is_distilled_saved_and_loaded(
+    name: str, tmp_path: Path, gen: torch.Generator
+) -> None:
+    """Velocity, two-time start, three steps of the default recipe, a checkpoint, and the same map read from it."""
+    field, recipe = teacher(name), recipes.get("push_forward")
+    parts = bind(recipe, field, data_for(name, gen))
+    x, cond = ZOO[name].inputs(2, gen)
+    s, t = torch.tensor([0.7, 0.4]), torch.tensor([0.2, 0.0])
+    with torch.no_grad():
+        assert torch.equal(parts.flow_map.velocity(x, s, **cond), field.velocity(x, s, **cond))
+        before = parts.flow_map(x, s, t, **cond)
+    state = fit(
+        recipe,
+        parts.flow_map,
+        parts.data,
+        SHORT,
+        teacher=parts.teacher,
+        out=tmp_path,
+        about=parts.about,
+    )
+    saved = checkpoint.load(tmp_path)
+    with torch.no_grad():
+        here = state.averaged()(x, s, t, **cond)
+        assert torch.equal(here, saved.flow_map(x, s, t, **cond))
+    assert (here - before).abs().max() > 1e-4
+    assert "teacher.net" not in str(
+        list(checkpoint.read(tmp_path)[1])
+    )  # it is rebuilt from its folder
+
+
+def test_lora_is_rebuilt_and_alone_averaged(tmp_path: Path, gen: torch.Generator) -> None:
+    field, recipe = teacher("DiT"), recipes.get("push_forward")
+    parts = bind(recipe, field, data_for("DiT", gen), StudentConfig(lora=2))
+    state = fit(
+        recipe,
+        parts.flow_map,
+        parts.data,
+        SHORT,
+        teacher=parts.teacher,
+        out=tmp_path,
+        about=parts.about,
+    )
+    tensors = checkpoint.read(tmp_path)[1]
+    averaged = [key for key in tensors if key.startswith("ema.0.")]
+    assert 0 < len(averaged) < len([key for key in tensors if key.startswith("student.")]) / 2
+    x, cond = ZOO["DiT"].inputs(2, gen)
+    with torch.no_grad():
+        here = state.averaged()(x, 1.0, 0.0, **cond)
+        assert torch.equal(here, checkpoint.load(tmp_path).flow_map(x, 1.0, 0.0, **cond))
+        raw = checkpoint.load(tmp_path, ema=None).flow_map(x, 1.0, 0.0, **cond)
+    assert torch.equal(raw, state.student(x, 1.0, 0.0, **cond))
+    assert not torch.equal(raw, here)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+def test_a_description_says_how_the_output_is_read(kind: str, gen: torch.Generator) -> None:
+    """What the caller said against the scheduler's config comes back too."""
+    specimen = ZOO["UNet2D"]
+    field = velocity(specimen.build(), scheduler=specimen.scheduler(), prediction=kind)
+    twin = build(json.loads(json.dumps(describe(field))), local=True)
+    twin.load_state_dict(field.state_dict())
+    x, _ = specimen.inputs(2, gen)
+    with torch.no_grad():
+        assert torch.equal(field.velocity(x, 0.4), twin.velocity(x, 0.4))
+    assert twin.interpolant == field.interpolant
+
+
+def unet() -> diffusers.UNet2DModel:
+    return diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=4,
+    )  # fmt: skip
+
+
+def test_the_floor_moves_pure_noise_and_nothing_else(gen: torch.Generator) -> None:
+    """DDPM's schedule ends at alpha = 0.006; with a floor of 0.05 the last timestep told is the last with alpha >= 0.05."""
+    scheduler = diffusers.DDPMScheduler()
+    own = velocity(unet(), scheduler=scheduler, path=linear())
+    short = floored(own, 0.05)
+    alphas = scheduler.alphas_cumprod.sqrt()
+    told = denoiser(short).schedule
+    last = int(told.timestep(torch.ones(1)))
+    assert alphas[last] >= 0.05 > alphas[last + 1]
+    assert torch.equal(told.scheduler.alphas_cumprod, scheduler.alphas_cumprod[: last + 1])
+    x = torch.randn(3, 1, 8, 8, generator=gen)
+    early = torch.tensor([0.02, 0.3, 0.9])  # alpha of the linear path, at unit norm, is above 0.05
+    torch.testing.assert_close(
+        short.velocity(x, early), own.velocity(x, early), rtol=1e-3, atol=1e-3
+    )
+    t_own, _ = matched(torch.tensor(1.0), x, short.net.own.interpolant, linear())
+    assert torch.equal(t_own, torch.ones(3))
+    velocities = floored(velocity(unet(), scheduler=scheduler, prediction="v_prediction"), 0.05)
+    assert denoiser(velocities).schedule.scheduler is scheduler
+
+
+def pipeline(folder: Path) -> str:
+    diffusers.DDPMPipeline(unet(), diffusers.DDPMScheduler()).save_pretrained(folder)
+    return str(folder)
+
+
+FAST = ["--run.steps", "2", "--run.batch", "4", "--run.save-every", "1", "--run.precision", "fp32"]
+
+
+def test_the_command_from_a_folder_to_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It stops, resumes to the same bytes, and its run is sampled like any other."""
+    folder = pipeline(tmp_path / "ddpm")
+    common = ["--teacher", folder, "--data", "digits", "--lora", "2", *FAST]
+    assert main(["distill", *common, "--out", str(tmp_path / "one")]) == 0
+    assert main(["distill", *common, "--out", str(tmp_path / "two")]) == 0
+    newest = tmp_path / "two" / "checkpoints" / "step-00000002"
+    for file in newest.iterdir():
+        file.unlink()
+    newest.rmdir()
+    assert main(["distill", "--resume", str(tmp_path / "two")]) == 0
+    one, two = (checkpoint.read(tmp_path / name)[1] for name in ("one", "two"))
+    assert all(torch.equal(one[key], two[key]) for key in one if not key.startswith("optimizer"))
+    assert (tmp_path / "one" / "previews" / "step-00000002.png").stat().st_size > 1000
+    out = tmp_path / "x.npy"
+    assert main(["sample", str(tmp_path / "one"), "-n", "3", "--out", str(out)]) == 0
+    assert out.exists()
+    assert main(["distill", *common, "--out", str(tmp_path / "one")]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = pipeline(tmp_path / "ddpm")
+    out = ["--out", str(tmp_path / "map"), *FAST]
+    assert main(["distill", "--teacher", folder, *out]) == 0
+    config = json.loads((tmp_path / "map" / "config.json").read_text())
+    assert (config["recipe"], config["data"]) == ("free_flow", "none")
+    assert main(["distill", "--teacher", folder, "--recipe", "lmd", *out]) == 2
+    assert "learns from data" in capsys.readouterr().err
+
+
+def test_recipes_that_do_not_fit_are_refused(gen: torch.Generator) -> None:
+    field = teacher("UNet2D")
+    with pytest.raises(RecipeError, match="reads its network as EDMTwoTime"):
+        bind(recipes.get("scm"), field, data_for("UNet2D", gen))
+    with pytest.raises(RecipeError, match="learns from data"):
+        bind(recipes.get("push_forward"), field, Nothing((4, 8, 8)))
+
+
+def test_data_that_need_nothing_are_not_looked_at() -> None:
+    """The loss without data is that with any data: same draw, same points."""
+    losses: list[Tensor] = []
+    for x_0 in (torch.zeros(8, 4, 8, 8), torch.ones(8, 4, 8, 8)):
+        recipe = recipes.get("cmt", steps=2)
+        drawn = recipe.draw(x_0, torch.Generator().manual_seed(0))
+        losses.append(drawn[0].x)
+    assert not recipes.get("cmt").needs_data
+    assert recipes.get("push_forward").needs_data
+    assert torch.equal(*losses)
