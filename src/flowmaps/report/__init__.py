@@ -7,12 +7,14 @@ matplotlib, Pillow and rich are imported when something is drawn.
 from .audit import Audit, audit, audit_figure
 from .compare import Row, compare, compare_figure, compare_table
 from .figures import article_figures, loss_curve, tangents_and_jumps, time_and_space
+from .frontier import Contest, entrants, frontier, frontier_figure, frontier_table
 from .images import image_grid, ladder, trajectory_strip
 from .page import Grid, Picture, Section, write_page
 from .style import png_bytes, save_png
 
 __all__ = [
     "Audit",
+    "Contest",
     "Grid",
     "Picture",
     "Row",
@@ -23,6 +25,10 @@ __all__ = [
     "compare",
     "compare_figure",
     "compare_table",
+    "entrants",
+    "frontier",
+    "frontier_figure",
+    "frontier_table",
     "image_grid",
     "ladder",
     "loss_curve",
