@@ -12,8 +12,9 @@ pytest.importorskip("diffusers", reason="needs the extra: pip install 'flowmaps[
 import diffusers
 from torch import nn
 
-from flowmaps.adapters.diffusers import FlowMapModel, Guided, add_lora, denoiser, flow_map, velocity
-from flowmaps.adapters.two_time import Jump
+from flowmaps.adapters.carried import Jump
+from flowmaps.adapters.diffusers import Guided, add_lora, denoiser, flow_map, velocity
+from flowmaps.adapters.two_time import around
 from flowmaps.core.autodiff import along_source
 from flowmaps.core.flow_map import NetFlowMap, rematch
 from flowmaps.core.interpolant import linear
@@ -229,4 +230,4 @@ def test_classes_with_a_second_time_of_their_own_that_is_switched_off(gen: torch
 def test_what_has_no_embedding_of_time(gen: torch.Generator) -> None:
     model = diffusers.UNet1DModel(block_out_channels=(8, 8, 16), extra_in_channels=16)
     with pytest.raises(AdapterError, match=r"UNet1DModel has no .* embedders="):
-        FlowMapModel.around(model, 1000.0)
+        around(model, 1000.0)

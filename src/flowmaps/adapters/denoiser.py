@@ -59,6 +59,27 @@ def core_of(model: nn.Module) -> nn.Module:
     return getattr(model, "backbone", model)
 
 
+def classes_of(model: nn.Module) -> int | None:
+    """How many classes a model is told by `class_labels`; the number itself stands for "no class" where it knows one."""
+    core = core_of(model)
+    config: Mapping[str, Any] = getattr(core, "config", {})
+    if "class_labels" not in inspect.signature(core.forward).parameters:
+        return None
+    of_unets = config.get("num_class_embeds") if "class_embed_type" in config else None
+    return of_unets if "class_embed_type" in config else config.get("num_embeds_ada_norm")
+
+
+def shape_of(model: nn.Module) -> tuple[int, ...] | None:
+    """Shape of one point of a model of images or their latents, if its config says it."""
+    core = core_of(model)
+    config: Mapping[str, Any] = getattr(core, "config", {})
+    side, channels = config.get("sample_size"), config.get("in_channels")
+    if "2D" not in type(core).__name__ or side is None or channels is None:
+        return None
+    height, width = (side, side) if isinstance(side, int) else side
+    return channels, height, width
+
+
 def traits(model: nn.Module) -> Traits:
     """The exceptions of a model's class."""
     return TRAITS.get(type(core_of(model)).__name__, Traits())
@@ -116,9 +137,8 @@ class Denoiser(nn.Module):
         dtype: Any = self.model.dtype  # diffusers' own rule: some weights may be kept wider
         given = self._arguments({**self.constant, **cond}, dtype)
         source = self.schedule.timestep(s)
-        first = source.clamp(
-            min=0
-        )  # clean data is told the first timestep: no other was trained there
+        # clean data is told the first timestep: no other was trained there
+        first = source.clamp(min=self.schedule.first)
         given["timestep"] = self._time(first, x, dtype)
         if self.second is not None:
             given[self.second] = self._time(self.schedule.timestep(t) + (first - source), x, dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import AdapterError
-from .two_time import FlowMapModel
+from . import carried
 
 COMPONENTS = ("unet", "transformer", "prior", "flow_map")
 """What pipelines call their denoiser."""
@@ -45,6 +45,19 @@ def opened(
     return model if dtype is None else model.to(dtype), scheduler
 
 
+def component(source: str | Path, name: str) -> Any:
+    """A part of a pipeline's folder, such as its `vae`, or the model that a folder holds; None if the pipeline has none.
+
+    Raises:
+        AdapterError: If the folder is none of diffusers', or the part cannot be loaded.
+    """
+    index = index_of(str(source))
+    if not any(key in index for key in COMPONENTS) and name not in index:
+        return _load(str(source), None, index["_class_name"], None)
+    kind = index.get(name, (None, None))[1]
+    return None if kind is None else _load(str(source), name, kind, None)
+
+
 def _component(pipeline: Any) -> nn.Module:
     found = (getattr(pipeline, name, None) for name in COMPONENTS)
     model = next((m for m in found if isinstance(m, nn.Module)), None)
@@ -58,7 +71,7 @@ def _component(pipeline: Any) -> nn.Module:
 def _from_folder(
     source: str, wants_scheduler: bool, dtype: torch.dtype | None
 ) -> tuple[nn.Module, Any]:
-    index = _index(source)
+    index = index_of(source)
     if "_class_name" in index and not any(name in index for name in COMPONENTS):
         return _load(source, None, index["_class_name"], dtype), None
     name = next((n for n in COMPONENTS if index.get(n, (None, None))[1] is not None), None)
@@ -73,7 +86,7 @@ def _from_folder(
     return model, _load(source, "scheduler", kind, None)
 
 
-def _index(source: str) -> dict[str, Any]:
+def index_of(source: str) -> dict[str, Any]:
     """`model_index.json` of a pipeline, or `config.json` of a model."""
     folder = Path(source)
     for name in ("model_index.json", "config.json"):
@@ -100,7 +113,7 @@ def _index(source: str) -> dict[str, Any]:
 
 
 def _load(source: str, part: str | None, name: str, dtype: torch.dtype | None) -> Any:
-    kind = FlowMapModel if name == "FlowMapModel" else getattr(diffusers, name, None)
+    kind = getattr(diffusers, name, None) or getattr(carried, name, None)
     where = source if part is None else f"{source}/{part}"
     if kind is None:
         raise AdapterError(

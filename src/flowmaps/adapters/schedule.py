@@ -1,24 +1,28 @@
 r"""What a diffusers scheduler says of a model: its path, the meaning of its output, its timesteps and its sampling grid.
 
 Three families cover what diffusers ships. A table of $\bar\alpha_n$ (DDPM, DDIM, PNDM, Euler, Heun, DPM-Solver++, UniPC, LCM,
-TCD, ...: they differ in how they step, not in the path) becomes `tabulated`; flow matching is the linear path, whatever the
-`shift`, which moves the grid and not the field; EDM with unit data variance is the trig path (StableAudio's cosine
-DPM-Solver++). Karras, exponential and shifted grids belong to sampling: `grid` reads them off the scheduler.
+TCD, ...: they differ in how they step, not in the path) becomes `tabulated`, and so do the noise levels of EDM's; flow matching is
+the linear path, whatever the `shift`, which moves the grid and not the field; TrigFlow (SCM), and EDM's cosine with unit data
+variance (StableAudio), are the trig path. Other grids belong to sampling: `grid` reads them off the scheduler.
 """
 
+import inspect
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
+import diffusers
 import torch
 from torch import Tensor
 
 from ..core.interpolant import Interpolant, linear, trig
-from ..core.parametrization import Average, Denoised, EDMTwoTime, Parametrization
+from ..core.parametrization import Average, Boundary, Denoised, EDMTwoTime, Parametrization
 from ..errors import AdapterError
+from .carried import CosineEulerScheduler, TrigFlowEulerScheduler
 from .table import tabulated
 
-NEEDS = "pass scheduler= one with a table alphas_cumprod (DDPMScheduler(...)), a flow-matching one, or EDM's with sigma_data=1"
+NEEDS = "pass scheduler= one with a table alphas_cumprod (DDPMScheduler(...)), a flow-matching one, EDM's or SCMScheduler"
 
 
 @final
@@ -32,6 +36,7 @@ class Schedule:
         timestep: From times in [0, 1] to the scheduler's timesteps.
         horizon: Timesteps per unit of time.
         scheduler: Where all this was read.
+        first: The least timestep that the model was trained on; it is told no smaller source.
     """
 
     path: Interpolant
@@ -39,6 +44,7 @@ class Schedule:
     timestep: Callable[[Tensor], Tensor]
     horizon: float
     scheduler: Any
+    first: float = 0.0
 
     def grid(self, steps: int) -> Tensor:
         """The scheduler's own sampling grid (steps + 1,), float64, from noise to its last time (0, or its first timestep)."""
@@ -61,14 +67,16 @@ def schedule(scheduler: Any, prediction: str | None = None) -> Schedule:
     """Read a diffusers scheduler.
 
     Args:
-        scheduler: Any scheduler with a table of alphas, a flow-matching one, or EDM's with unit data variance.
-        prediction: "epsilon", "v_prediction", "sample" or "flow_prediction"; by default as the scheduler's config says.
+        scheduler: Any scheduler with a table of alphas, a flow-matching one, EDM's, or TrigFlow's.
+        prediction: "epsilon", "v_prediction", "sample", "flow_prediction" or "trigflow"; by default as the scheduler's config says.
 
     Raises:
         AdapterError: If the scheduler's path is not known, or the prediction says nothing somewhere on it.
     """
     name, config = type(scheduler).__name__, scheduler.config
     kind = prediction or config.get("prediction_type")
+    if name.startswith(("SCM", "TrigFlow")):
+        return _trigflow(scheduler, kind, name)
     if name.startswith("FlowM") or config.get("use_flow_sigmas") or kind == "flow_prediction":
         if kind not in (
             None,
@@ -80,8 +88,8 @@ def schedule(scheduler: Any, prediction: str | None = None) -> Schedule:
             )
         horizon = float(config["num_train_timesteps"])
         return Schedule(linear(), Average(), lambda t: horizon * t, horizon, scheduler)
-    if config.get("sigma_data") == 1.0 and kind == "v_prediction" and "Cosine" in name:
-        return Schedule(trig(), EDMTwoTime(trig()), lambda t: t, 1.0, scheduler)
+    if hasattr(scheduler, "precondition_noise"):
+        return _edm(scheduler, kind, name)
     table = getattr(scheduler, "alphas_cumprod", None)
     if table is None or config.get("sigma_data") is not None:
         raise AdapterError(f"the noise schedule of {name} is not known: {NEEDS}")
@@ -89,6 +97,97 @@ def schedule(scheduler: Any, prediction: str | None = None) -> Schedule:
     return Schedule(
         path, _reading(path, kind, name), lambda t: _trained(t, steps), float(steps), scheduler
     )
+
+
+def _trigflow(scheduler: Any, kind: str | None, name: str) -> Schedule:
+    r"""TrigFlow (Lu & Song 2025, arXiv:2410.11081): the model is told the angle; points are in units of `sigma_data`.
+
+    A flow-matching model that such a scheduler drives (Sana-Sprint) predicts the flow and is told its time in [0, 1].
+    """
+    if kind == "flow_prediction":
+        return Schedule(linear(), Average(), lambda t: t, 1.0, scheduler)
+    if kind not in ("trigflow", "v_prediction"):
+        raise AdapterError(
+            f"{name} is TrigFlow's scheduler, whose models predict its velocity; got prediction {kind!r}"
+        )
+    angle = math.pi / 2
+    return Schedule(trig(), EDMTwoTime(trig()), lambda t: angle * t, angle, scheduler)
+
+
+def _edm(scheduler: Any, kind: str | None, name: str) -> Schedule:
+    r"""EDM (Karras et al. 2022, arXiv:2206.00364): the noise levels of the scheduler, spread over [0, 1] as over its timesteps.
+
+    Points have variance one where data have: $x = (x_0 + \sigma\varepsilon)/\sqrt{1+\sigma^2}$. The output is $c_{out}$'s factor,
+    whose sign a prediction of v turns.
+    """
+    config = scheduler.config
+    if kind not in ("epsilon", "v_prediction"):
+        raise AdapterError(
+            f"{name} knows the predictions epsilon and v_prediction; got {kind!r}: pass prediction="
+        )
+    if config["sigma_data"] == 1.0 and kind == "v_prediction" and "Cosine" in name:
+        return Schedule(trig(), EDMTwoTime(trig()), lambda t: t, 1.0, scheduler)
+    levels = torch.as_tensor(type(scheduler).from_config(config).sigmas).double()
+    levels = levels[levels > 0].unique()  # ascending
+    path, tell = tabulated(1 / (1 + levels.square())), scheduler.precondition_noise
+    least, most = (float(tell(level[None])) for level in (levels[0], levels[-1]))
+
+    def timestep(t: Tensor) -> Tensor:
+        return tell((path.sigma(t) / path.alpha(t)).clamp(min=float(levels[0])))
+
+    sigma_data = float(config["sigma_data"]) * (1 if kind == "epsilon" else -1)
+    reading = Boundary(path, sigma_data, sigma_min=0.0)
+    return Schedule(path, reading, timestep, most - least, scheduler, least)
+
+
+def walking(read_as: Schedule) -> Schedule:
+    """The same with the scheduler of diffusers whose step, without noise or clipping, is the jump of a map on its path."""
+    old, config = read_as.scheduler, dict(read_as.scheduler.config)
+    if read_as.path.name == "linear":
+        if type(old).__name__ == "FlowMatchEulerDiscreteScheduler":
+            shift = 1.0 if config.get("use_dynamic_shifting") else config["shift"]
+        else:
+            shift = config.get("shift") or config.get("flow_shift") or 1.0
+        new: Any = diffusers.FlowMapEulerDiscreteScheduler(
+            num_train_timesteps=int(read_as.horizon), shift=shift
+        )
+    elif isinstance(read_as.parametrization, Boundary) or read_as.path.name == "trig":
+        new = _edm_euler(read_as, config)
+    else:
+        kinds = {"eps": "epsilon", "x0": "sample"}
+        reading = read_as.parametrization
+        kind = kinds[reading.prediction] if isinstance(reading, Denoised) else "v_prediction"
+        plain = {"clip_sample": False, "thresholding": False, "set_alpha_to_one": True}
+        settings = {**config, **plain, "prediction_type": kind, "timestep_spacing": "trailing"}
+        new = _made(diffusers.DDIMScheduler, settings)
+        table = old.alphas_cumprod.double()
+        if (new.alphas_cumprod.double().sqrt() - table.sqrt()).abs().max() > 1e-6:
+            betas = 1 - table / torch.cat([table.new_ones(1), table[:-1]])
+            new = _made(
+                diffusers.DDIMScheduler,
+                {**settings, "trained_betas": betas.tolist(), "rescale_betas_zero_snr": False},
+            )
+    return replace(read_as, scheduler=new)
+
+
+def _made(kind: Any, settings: dict[str, Any]) -> Any:
+    """As `from_config`, which would put its defaults in place of values that were the old class's defaults."""
+    known = inspect.signature(kind.__init__).parameters
+    return kind(**{key: value for key, value in settings.items() if key in known})
+
+
+def _edm_euler(read_as: Schedule, config: dict[str, Any]) -> Any:
+    if read_as.path.name != "trig":
+        v = read_as.parametrization.sigma_data < 0  # pyright: ignore[reportAttributeAccessIssue]
+        kind = "v_prediction" if v else "epsilon"
+        settings = {**config, "prediction_type": kind, "final_sigmas_type": "zero"}
+        return _made(diffusers.EDMEulerScheduler, settings)
+    if "sigma_max" in config:
+        settings = {**config, "prediction_type": "v_prediction", "final_sigmas_type": "zero"}
+        return _made(CosineEulerScheduler, settings)
+    # the ends of the sCM paper, 0.002 and 80, in units of the data
+    ends = {"sigma_min": 0.002 / config["sigma_data"], "sigma_max": 80 / config["sigma_data"]}
+    return TrigFlowEulerScheduler(sigma_data=1.0, prediction_type="v_prediction", **ends)
 
 
 def _reading(path: Interpolant, kind: str | None, name: str) -> Parametrization:
