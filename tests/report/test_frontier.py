@@ -73,6 +73,19 @@ def test_weights_and_chains_draw_the_tilt_and_climbs_go_beyond(marks) -> None:
     assert 0 < last["chain"].error < 0.1
 
 
+def test_a_method_that_fails_says_why(marks) -> None:
+    """A black box: whoever needs a gradient is refused, and the table does not hide it."""
+    contest = Contest(WORLD.flow_map, lambda x: REWARD(x).detach().round(), 1.0, prior, n=4)
+    field = {name: each for name, each in entrants(contest).items() if name in ("smc", "fmrg")}
+    both = frontier(field, contest.reward, (8,), runs=2)
+    notes = {mark.method: mark.note for mark in both}
+    assert notes["smc"] == ""
+    assert "the reward has none" in notes["fmrg"]
+    assert both[1].to_json()["reward"] is None
+    assert "| fmrg | optimiser | failed |" in frontier_table(both)
+    assert len(frontier_figure(both).axes[0].get_lines()) == 2
+
+
 def test_divergence_counts_cells(gen) -> None:
     line = torch.linspace(0, 1, 4001, dtype=torch.float64)[:, None]
     assert divergence(line, line) < 1e-4

@@ -7,6 +7,7 @@ pass counts as two) and puts scores of your own beside the reward; on a world on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
@@ -24,7 +25,7 @@ from ..control.steer import fmrg, steer
 from ..control.tilt import fmtt
 from ..control.values import LookAhead, Tweedie, Value
 from ..core.flow_map import FlowMap
-from ..errors import ShapeError
+from ..errors import ControlError, ShapeError
 from ..sample import uniform
 from .style import EXACT, FAINT, JUMP, SOFT, WALK, new_figure, plain, tidy
 
@@ -64,6 +65,7 @@ class Mark:
         reward: Mean reward.
         error: Its standard error, from run to run.
         scores: Of all samples together.
+        note: Why it failed, where it did; the numbers are NaN then.
     """
 
     method: str
@@ -73,12 +75,14 @@ class Mark:
     reward: float
     error: float
     scores: Mapping[str, float]
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """One flat dictionary."""
-        row = {"method": self.method, "kind": self.kind, "budget": self.budget}
-        row |= {"spent": round(self.spent, 3), "reward": self.reward, "error": self.error}
-        return row | dict(self.scores)
+        """One flat dictionary; what is not a number is None."""
+        row: dict[str, Any] = {"method": self.method, "kind": self.kind, "budget": self.budget}
+        numbers = {"spent": self.spent, "reward": self.reward, "error": self.error, **self.scores}
+        row |= {key: float(f"{v:.5g}") if math.isfinite(v) else None for key, v in numbers.items()}
+        return row | ({"note": self.note} if self.note else {})
 
 
 @final
@@ -226,21 +230,33 @@ def frontier(
         scores: Of the samples of all runs together: `{"kl": divergence(x, tilt)}`, say.
         seed: Of the first run.
     """
-    marks: list[Mark] = []
-    for name, entrant in entrants.items():
-        for budget in budgets:
-            found = [entrant.run(budget, Generator().manual_seed(seed + i)) for i in range(runs)]
-            kept = [each for each in found if each is not None]
-            if not kept:
-                continue
-            with torch.no_grad():
-                r = torch.stack([reward(each.x).mean() for each in kept]).double()
-            x = torch.cat([each.x for each in kept])
-            spent = sum(each.cost.equivalents for each in kept) / len(x)
-            error = float(r.std() / len(r) ** 0.5) if len(r) > 1 else 0.0
-            numbers = scores(x) if scores else {}
-            marks.append(Mark(name, entrant.kind, budget, spent, float(r.mean()), error, numbers))
-    return marks
+    return [
+        mark
+        for name, entrant in entrants.items()
+        for budget in budgets
+        if (mark := _mark(name, entrant, budget, reward, range(seed, seed + runs), scores))
+    ]
+
+
+def _mark(
+    name: str, entrant: Entrant, budget: int, reward: Reward, seeds: range, scores: Scores | None
+) -> Mark | None:
+    try:
+        found = [entrant.run(budget, Generator().manual_seed(seed)) for seed in seeds]
+    except (
+        ControlError
+    ) as refused:  # a climb that left the numbers behind, or a reward without the gradient it needs
+        return Mark(name, entrant.kind, budget, math.nan, math.nan, math.nan, {}, str(refused))
+    kept = [each for each in found if each is not None]
+    if not kept:
+        return None
+    x = torch.cat([each.x for each in kept])
+    with torch.no_grad():
+        r = torch.stack([reward(each.x).mean() for each in kept]).double()
+    spent = sum(each.cost.equivalents for each in kept) / len(x)
+    error = float(r.std() / len(r) ** 0.5) if len(r) > 1 else math.nan
+    numbers = scores(x) if scores else {}
+    return Mark(name, entrant.kind, budget, spent, float(r.mean()), error, numbers)
 
 
 def divergence(x: Tensor, reference: Tensor, cells: int = 16) -> float:
@@ -279,7 +295,7 @@ def spread(x: Tensor) -> float:
 def frontier_table(marks: Sequence[Mark]) -> str:
     """The marks in Markdown: a line per method, a column per budget, the reward and in brackets the scores."""
     budgets = sorted({mark.budget for mark in marks})
-    names = list(marks[0].scores) if marks else []
+    names = list(dict.fromkeys(name for mark in marks for name in mark.scores))
     heads = " | ".join(f"{budget}" for budget in budgets)
     told = f" (in brackets: {', '.join(names)})" if names else ""
     lines = [f"Reward by forward-pass equivalents per sample{told}", ""]
@@ -293,6 +309,8 @@ def frontier_table(marks: Sequence[Mark]) -> str:
 
 
 def _cell(mark: Mark) -> str:
+    if mark.note:
+        return "failed"
     scores = ", ".join(plain(float(f"{value:.3g}")) for value in mark.scores.values())
     return f"{mark.reward:.3f}" + f" ({scores})" * bool(scores)
 
@@ -320,7 +338,7 @@ def frontier_figure(
     for axes, score in zip(panels, ("reward", *of), strict=True):
         tidy(axes, title if score == "reward" else score, "forward-pass equivalents per sample")
         for name, look in looks.items():
-            own = [mark for mark in marks if mark.method == name]
+            own = [mark for mark in marks if mark.method == name and not mark.note]
             heights = [m.reward if score == "reward" else m.scores[score] for m in own]
             axes.plot([m.spent for m in own], heights, label=name, **look)
         if levels and score in levels:
