@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from flowmaps.codec import CODECS, MDCT, STFT, Codec, LogMel, open_codec
+from flowmaps.codec.stft import mel_bank
 from flowmaps.data import TensorData
 from flowmaps.data.encoded import encoded, medium
 from flowmaps.errors import DataError
@@ -79,7 +80,16 @@ def test_phases_that_are_guessed_sound_alike():
     ].abs().mean() < 0.25  # 1 is a factor of 18 in loudness
 
 
-def test_a_mel_band_is_a_triangle_and_loudness_is_logarithmic():
+def test_mel_bands_share_every_frequency_between_two():
+    bank = mel_bank(12, 401)
+    centres = bank.argmax(1)
+    torch.testing.assert_close(
+        bank.sum(0)[centres[0] : centres[-1]], torch.ones(int(centres[-1] - centres[0]))
+    )
+    assert (bank > 0).sum(0).max() == 2
+
+
+def test_loudness_is_logarithmic():
     codec = LogMel((1, 4096))
     x = clips(1, 1, 4096)
     gap = codec.encode(10 * x) - codec.encode(x)

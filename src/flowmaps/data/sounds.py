@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import gcd
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -137,7 +137,12 @@ def read_sound(path: Path) -> tuple[Tensor, int]:
         MissingExtraError: If it is no plain wav and the package soundfile is not installed.
     """
     try:
-        if path.read_bytes()[:4] == b"RIFF":
+        riff = path.read_bytes()[:4] == b"RIFF"
+        if not riff and path.suffix.lower() == ".wav":
+            raise DataError(
+                f"{path}: expected a wav file; got other bytes; replace the file, take it out, or skip such files"
+            )
+        if riff:
             return _read_wav(path)
     except (wave.Error, EOFError):
         pass  # floats or compressed samples: soundfile reads them
@@ -164,13 +169,7 @@ def _read_wav(path: Path) -> tuple[Tensor, int]:
 
 
 def _read_other(path: Path) -> tuple[Tensor, int]:
-    try:
-        import soundfile
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{path}: expected a wav of whole numbers, or the package soundfile for other sound; got neither; "
-            "pip install 'flowmaps[sound]'"
-        ) from error
+    soundfile = _soundfile(f"{path}: no wav of whole numbers, so it")
     try:
         x, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
@@ -178,6 +177,16 @@ def _read_other(path: Path) -> tuple[Tensor, int]:
             f"{path}: expected a file of sound; got '{error}'; replace the file, take it out, or skip such files"
         ) from error
     return torch.from_numpy(x).T, int(rate)
+
+
+def _soundfile(what: str) -> Any:  # noqa: ANN401
+    try:
+        import soundfile  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{what} needs the package soundfile; got no such package; pip install 'flowmaps[sound]', or use wav"
+        ) from error
+    return soundfile
 
 
 def resampled(x: Tensor, own: int, rate: int) -> Tensor:
@@ -189,6 +198,25 @@ def resampled(x: Tensor, own: int, rate: int) -> Tensor:
     common = gcd(own, rate)
     found = resample_poly(x.double().numpy(), rate // common, own // common, axis=-1)
     return torch.from_numpy(found).float()
+
+
+def sound_bytes(x: Tensor, rate: int, suffix: str = ".wav") -> bytes:
+    """Sound (channels, samples) as a file; what is outside [-1, 1] is clipped.
+
+    Raises:
+        MissingExtraError: For another suffix than .wav without the package soundfile.
+        DataError: If soundfile does not write such files.
+    """
+    if suffix == ".wav":
+        return wav_bytes(x, rate)
+    import io
+
+    buffer = io.BytesIO()
+    soundfile = _soundfile(f"a file of sound that ends in {suffix}")
+    if suffix[1:].upper() not in soundfile.available_formats():
+        raise DataError(f"expected sound as .wav, .flac or .ogg; got {suffix}; choose one of them")
+    soundfile.write(buffer, x.detach().cpu().clamp(-1, 1).T.numpy(), rate, format=suffix[1:])
+    return buffer.getvalue()
 
 
 def wav_bytes(x: Tensor, rate: int) -> bytes:

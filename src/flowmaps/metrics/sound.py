@@ -88,5 +88,11 @@ def spectrograms(x: Tensor) -> Tensor:
     return LogMel((1, mono.shape[-1]), BANDS).encode(mono)[:, None]
 
 
+def loudness(x: Tensor) -> Tensor:
+    """Mean and deviation over time of every band's loudness (B, 128): features of sound that need no network."""
+    bands = spectrograms(x)[:, 0]
+    return torch.cat([bands.mean(-1), bands.std(-1)], 1)
+
+
 def _mono(x: Tensor) -> Tensor:
     return x if x.ndim == 2 else x.mean(1)

@@ -9,7 +9,8 @@ from .compare import Row, compare, compare_figure, compare_table
 from .figures import article_figures, loss_curve, tangents_and_jumps, time_and_space
 from .frontier import Contest, entrants, frontier, frontier_figure, frontier_table
 from .images import image_grid, ladder, trajectory_strip
-from .page import Grid, Picture, Section, write_page
+from .page import Grid, Picture, Section, Sound, write_page
+from .sounds import as_images
 from .style import png_bytes, save_png
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "Picture",
     "Row",
     "Section",
+    "Sound",
     "article_figures",
+    "as_images",
     "audit",
     "audit_figure",
     "compare",

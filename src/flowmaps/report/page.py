@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -33,6 +33,9 @@ figure { margin: 1.6rem 0; }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff; border-radius: 8px; }
 figure .paper { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 14px; }
 figcaption { margin-top: 0.7rem; font-size: 0.9rem; line-height: 1.5; color: var(--soft); max-width: 44rem; }
+.clips { display: flex; flex-wrap: wrap; gap: 12px 20px; }
+.clips label { font-size: 0.9rem; color: var(--soft); }
+.clips audio { display: block; width: 260px; height: 36px; margin-top: 2px; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.45rem 0.9rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -72,6 +75,28 @@ class Picture:
 
 @final
 @dataclass(frozen=True)
+class Sound:
+    """Clips that the page plays, in a row.
+
+    Attributes:
+        clips: Wav files by their titles.
+        caption: What one hears.
+    """
+
+    clips: Mapping[str, bytes]
+    caption: str
+
+    def html(self) -> str:
+        players = "".join(
+            f'<label>{escape(title)}<audio controls preload="none" '
+            f'src="data:audio/wav;base64,{base64.b64encode(wav).decode("ascii")}"></audio></label>'
+            for title, wav in self.clips.items()
+        )
+        return f'<figure><div class="clips">{players}</div><figcaption>{escape(self.caption)}</figcaption></figure>'
+
+
+@final
+@dataclass(frozen=True)
 class Grid:
     """A table.
 
@@ -107,7 +132,7 @@ class Section:
     """A part of the page: a heading and blocks in order; a string is a paragraph, a tuple of strings a list."""
 
     heading: str
-    blocks: Sequence[str | tuple[str, ...] | Picture | Grid]
+    blocks: Sequence[str | tuple[str, ...] | Picture | Sound | Grid]
 
     def html(self) -> str:
         return (
@@ -137,7 +162,7 @@ def write_page(path: Path | str, title: str, lead: str, sections: Sequence[Secti
     return write_atomically(Path(path), page.encode())
 
 
-def _block(block: str | tuple[str, ...] | Picture | Grid) -> str:
+def _block(block: str | tuple[str, ...] | Picture | Sound | Grid) -> str:
     if isinstance(block, str):
         return f"<p>{escape(block)}</p>"
     if isinstance(block, tuple):
