@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..core.flow_map import FlowMap
+    from ..data import Data
     from ..report.compare import Row
     from .draw import Model, Way
 
@@ -79,7 +80,7 @@ def main(argv: list[str]) -> int:
     flow_map, extra = model.guide(options.scale, Way(1))
     other = None if options.baseline is None else open_model(options.baseline).flow_map
     data = data_of(model, options.data)
-    noise, cond, labels = conditions(model, options.n, options.seed, extra)
+    noise, cond, labels = conditions(model, data, options.n, options.seed, extra)
     scores = judge(data, options.features)
     say(f"drawing {options.n:,} samples both ways at {len(steps)} numbers of steps ...")
     local = None if other is None else rematch(other, flow_map.interpolant)
@@ -91,7 +92,7 @@ def main(argv: list[str]) -> int:
         solver=options.solver,
         cond=cond,
         batch=options.batch,
-        quality=lambda x: scores.quick(x.cpu(), labels),
+        quality=lambda x: scores.quick(model.saved.decode(x).cpu(), labels),
         local=local,
     )
     out = options.out or options.checkpoint / "compare"
@@ -108,14 +109,15 @@ def main(argv: list[str]) -> int:
 
 
 def conditions(
-    model: "Model", n: int, seed: int, extra: dict[str, float]
+    model: "Model", data: "Data", n: int, seed: int, extra: dict[str, float]
 ) -> "tuple[Tensor, dict[str, Tensor], Tensor | None]":
-    """Noise of `n` samples, their conditioning on the model's device, and their classes."""
+    """Noise of `n` samples, what they are told on the model's device, and their classes."""
     import torch
 
-    noise, labels = model.noise(seed, 0, n), model.labels(0, n)
+    noise, told = model.noise(seed, 0, n), model.told_as(data, n)
     cond = {name: torch.full((n,), value, device=noise.device) for name, value in extra.items()}
-    return noise, cond if labels is None else cond | {"label": labels.to(noise.device)}, labels
+    cond |= {name: value.to(noise.device) for name, value in told.items()}
+    return noise, cond, told.get("label")
 
 
 def comparison(rows: "list[Row]") -> str:
@@ -148,6 +150,7 @@ def _picture(
     """The same noises by 1, 2 and 4 jumps and by the longest walk, if they can be drawn."""
     from ..report.images import ladder
     from ..report.previews import scatter
+    from ..report.sounds import as_images
     from ..report.style import save_png
     from .draw import Way
 
@@ -159,6 +162,9 @@ def _picture(
     shown[f"{steps} {way.solver} steps"] = walk(walked, x, **rows).cpu()
     if shape == (2,):
         return [save_png(scatter(shown), out / "samples.png")]
+    if model.saved.codec is not None or model.saved.rate is not None:
+        named = {name: as_images(model.saved.decode(z)) for name, z in shown.items()}
+        return [save_png(ladder(named, across=5), out / "samples.png")]
     if len(shape) == 3 and shape[0] in (1, 3):
         return [save_png(ladder({"noise": x.cpu(), **shown}, across=5), out / "samples.png")]
     return []

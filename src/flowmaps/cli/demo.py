@@ -142,7 +142,7 @@ def measure(out: Path, n: int) -> tuple[dict[str, Any], Measured]:
 
     baseline, model = open_model(out / "baseline"), open_model(out / "flow_map")
     data = data_of(model)
-    noise, cond, labels = conditions(model, n, 0, {})
+    noise, cond, labels = conditions(model, data, n, 0, {})
     scores = judge(data)
     rows: list[Row] = []
     plan: tuple[tuple[Literal["flow_map", "solved"], Model, str | None, tuple[int, ...]], ...] = (

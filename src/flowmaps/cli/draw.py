@@ -1,6 +1,7 @@
 """Drawing samples for the commands: a checkpoint, a way to go from noise to data, and noise that only seed and number decide."""
 
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -11,15 +12,18 @@ from torch import Tensor
 from ..control.budget import Budget
 from ..core.flow_map import FlowMap
 from ..core.solver import SOLVERS
-from ..data import Data
+from ..data import Conditioned, Data
 from ..data import load as load_data
 from ..data.batches import seeded
+from ..data.captions import Captioned, in_turn
+from ..data.encoded import encoded
+from ..data.text import encoder
 from ..sample import CFG, GRIDS, Autoguidance, grid, sample, solve
 from ..train import checkpoint
 from ..train.machine import choose
 from ..train.run import Run
 from .options import UsageError
-from .words import nearest
+from .words import nearest, say
 
 
 @final
@@ -94,9 +98,63 @@ class Model:
 
     def noise(self, seed: int, start: int, stop: int) -> Tensor:
         """Noise of the samples start..stop-1: sample i depends on (seed, i) and nothing else."""
+        return self.noises(seed, range(start, stop))
+
+    def noises(self, seed: int, numbers: Iterable[int]) -> Tensor:
+        """Noise of samples by their numbers."""
         prior, shape = self.flow_map.interpolant.prior, (1, *self.saved.shape)
-        rows = [prior(shape, seeded("noise", seed, i)) for i in range(start, stop)]
-        return torch.cat(rows).to(self.device)
+        return torch.cat([prior(shape, seeded("noise", seed, i)) for i in numbers]).to(self.device)
+
+    def told(self, rows: Tensor) -> dict[str, Tensor]:
+        """What samples of these numbers (B,) are told if nothing is asked for: classes, or captions it knows, in turn."""
+        return in_turn(self.about["data"], rows)
+
+    def read(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Prompts as the network is told them, with a leading N.
+
+        Raises:
+            UsageError: If it was trained without captions.
+        """
+        settings = self.about["data"].get("text")
+        if settings is None:
+            raise UsageError(f"{self.saved.path} was trained without captions: leave out --prompt")
+        reader = encoder(settings)
+        for prompt in prompts:
+            if reader.count(prompt) > reader.length:
+                say(
+                    f"note: a prompt has {reader.count(prompt):,} words or signs; the first {reader.length} are read"
+                )
+        if "" in prompts and not self.dropped:
+            say(
+                "note: this model was never told nothing (--guidance.dropout); expect little of an empty prompt"
+            )
+        return reader(prompts)
+
+    @property
+    def dropped(self) -> bool:
+        """Whether conditions were dropped in training, so that it knows what nothing is."""
+        return bool((self.about.get("config") or {}).get("guidance"))
+
+    def told_as(self, data: Data, n: int) -> dict[str, Tensor]:
+        """What `n` samples are told that are held against data: what its first rows are told, or classes in turn."""
+        rows = torch.arange(n)
+        return self.told_of(data, rows) if isinstance(data, Conditioned) else self.told(rows)
+
+    def told_of(self, data: Data, rows: Tensor) -> dict[str, Tensor]:
+        """What the network is told of rows (B,) of data, on its device."""
+        names = self.about["data"].get("conditions", ["label"] * bool(self.saved.classes))
+        if not names:
+            return {}
+        labels = None if isinstance(data, Conditioned) else data.batch(rows)[1]
+        found = {} if labels is None else {"label": labels}
+        if isinstance(data, Conditioned):
+            found = data.conditions(rows)
+        missing = set(names) - set(found)
+        if missing:
+            raise UsageError(
+                f"{data.name} does not tell {missing.pop()}, which {self.saved.path} was trained with: give other --data"
+            )
+        return {name: found[name].to(self.device) for name in names}
 
     def labels(self, start: int, stop: int, only: int | None = None) -> Tensor | None:
         """Classes of the samples start..stop-1: one class, or all in turn; None for a map without classes."""
@@ -129,15 +187,18 @@ class Model:
         *,
         weak: "Model | None" = None,
         interval: tuple[float, float] | None = None,
+        negative: str | None = None,
     ) -> tuple[FlowMap, dict[str, float]]:
-        """The map and extra conditioning for a guidance scale, away from nothing or from a weaker model.
+        """The map and extra conditioning for a guidance scale, away from nothing, a negative prompt, or a weaker model.
 
         Raises:
             UsageError: If the model was not trained for it.
         """
         if scale is None:
-            if weak or interval:
-                raise UsageError("--autoguide and --interval say how to guide: give --scale too")
+            if (weak, interval, negative) != (None, None, None):
+                raise UsageError(
+                    "--autoguide, --interval and --negative say how to guide: give --scale too"
+                )
             return self.flow_map, {}
         low, high = interval or (0.0, 1.0)
         if not 0 <= low < high <= 1:
@@ -149,16 +210,23 @@ class Model:
             raise UsageError(
                 "this map was trained with its interval folded in: leave out --interval, or train with --guidance.low, .high"
             )
-        if self.guided:
+        if self.guided and negative is None:
             return self.flow_map, {"scale": scale}
-        dropped = bool((self.about.get("config") or {}).get("guidance"))
-        if dropped and way.solver is not None and self.saved.classes:
-            null = {"label": len(self.saved.classes)}
-            return CFG(self.flow_map, scale, null, low=low, high=high), {}
+        if self.dropped and way.solver is not None and self.about["data"].get("conditions"):
+            return CFG(self.flow_map, scale, self._nothing(negative), low=low, high=high), {}
         raise UsageError(
             "this map does not take a guidance scale: train with --guidance.max-scale 4, or walk a model that was trained "
             "with dropped labels (--guidance.scale 1 --solver heun), or away from a weaker one (--autoguide CKPT)"
+            if negative is None
+            else "guidance that is folded into a map leads away from the empty prompt: to be guided away from --negative, walk a "
+            "model that was trained with dropped captions (--solver heun --steps 32)"
         )
+
+    def _nothing(self, negative: str | None) -> dict[str, Any]:
+        """What guidance leads away from: no class, or a negative prompt, which may be empty."""
+        if negative is None and self.saved.classes:
+            return {"label": len(self.saved.classes)}
+        return {name: value[0] for name, value in self.read([negative or ""]).items()}
 
     def _check_weak(self, weak: "Model", way: Way) -> None:
         here, there = self.saved, weak.saved
@@ -204,34 +272,45 @@ def draw(
     n: int,
     *,
     seed: int = 0,
-    only: int | None = None,
+    told: Mapping[str, Tensor] | None = None,
+    each: int | None = None,
     scale: float | None = None,
     weak: Model | None = None,
     interval: tuple[float, float] | None = None,
+    negative: str | None = None,
     batch: int = 64,
 ) -> Drawn:
-    """`n` samples. Batches are always full and then cut, so that n = 8 gives the first 8 of n = 64 to the last bit."""
-    flow_map, extra = model.guide(scale, way, weak=weak, interval=interval)
+    """`n` samples. Batches are always full and then cut, so that n = 8 gives the first 8 of n = 64 to the last bit.
+
+    They are told `told` (n, ...), by name, or by default what `model.told` says. With `each` the noises 0..each-1 come again and
+    again, so that every prompt gets the same; by default every sample has its own.
+    """
+    flow_map, extra = model.guide(scale, way, weak=weak, interval=interval, negative=negative)
     budget = Budget()
     flow_map = budget.watch(flow_map)
     found: list[Tensor] = []
     seconds = 0.0
     for start in range(0, n, batch):
-        x, labels = (
-            model.noise(seed, start, start + batch),
-            model.labels(start, start + batch, only),
-        )
-        cond = {key: torch.full((batch,), value, device=x.device) for key, value in extra.items()}
-        if labels is not None:
-            cond["label"] = labels.to(x.device)
+        rows = torch.arange(start, start + batch)
+        x = model.noises(seed, (rows if each is None else rows % each).tolist())
+        cond = _rows(model, told, rows) | {
+            name: torch.full((batch,), value, device=x.device) for name, value in extra.items()
+        }
         began = time.perf_counter()
-        found.append(way(flow_map, x, **cond).cpu())
+        found.append(model.saved.decode(way(flow_map, x, **cond)).cpu())
         seconds += time.perf_counter() - began
     calls = budget.counts["forward"] / sum(map(len, found))
-    return Drawn(torch.cat(found)[:n], model.labels(0, n, only), seconds, calls)
+    labels = (model.told(torch.arange(n)) if told is None else told).get("label")
+    return Drawn(torch.cat(found)[:n], labels, seconds, calls)
 
 
-def data_of(model: Model, name: str | None = None) -> Data:
+def _rows(model: Model, told: Mapping[str, Tensor] | None, rows: Tensor) -> dict[str, Tensor]:
+    """What samples of these numbers are told, on the model's device."""
+    here = model.told(rows) if told is None else {k: v[rows % len(v)] for k, v in told.items()}
+    return {name: value.to(model.device) for name, value in here.items()}
+
+
+def data_of(model: Model, name: str | None = None, split: str = "train") -> Data:
     """The data that a model was trained on, or others of the same shape.
 
     Raises:
@@ -242,7 +321,10 @@ def data_of(model: Model, name: str | None = None) -> Data:
     chosen = name or about["name"]
     if not chosen:
         raise UsageError(f"{model.saved.path} does not say what it was trained on: give --data")
-    data = load_data(chosen, size=about.get("size"))
+    data = load_data(chosen, size=about.get("size"), split=split)
+    if "text" in about and isinstance(data, Captioned):
+        data = data.read_by(encoder(about["text"]))
+    data = encoded(data, about.get("codec"))
     if data.shape != model.saved.shape:
         raise UsageError(
             f"{chosen} has samples of shape {data.shape}, the model of shape {model.saved.shape}: give --data that fits"

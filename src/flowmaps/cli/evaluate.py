@@ -12,6 +12,11 @@ precision, recall  share of samples near data, and of data near samples
 accuracy           share of samples whose class is recognised: by the classifier, or by a support vector machine fitted on
                    the data if there are at most 5,000 (digits)
 All but accuracy in pixels, or in the features of the given classifier.
+
+Data that can read what is in a sample say instead how much of what their captions ask for is there: of `shapes`
+adherence      share of asked shapes, colours and places that are there; and each by itself, sizes too
+number, all    share of pictures with as many objects as asked for; with all that was asked for and nothing else
+  flowmaps evaluate runs/map --data shapes:held-out     pairs of shape and colour that training never saw
 """
 
 from dataclasses import dataclass
@@ -71,8 +76,17 @@ def main(argv: list[str]) -> int:
         say(
             f"note: {model.recipe} learns a velocity and cannot jump; better: --solver heun --steps 32"
         )
-    scores = judge(data_of(model, options.data), options.features)
-    drawn = draw(model, way, options.n, seed=options.seed, scale=options.scale, batch=options.batch)
+    data = data_of(model, options.data)
+    scores, told = judge(data, options.features), model.told_as(data, options.n)
+    drawn = draw(
+        model,
+        way,
+        options.n,
+        seed=options.seed,
+        told=told or None,
+        scale=options.scale,
+        batch=options.batch,
+    )
     found = scores.thorough(drawn.x, drawn.labels)
     if options.json:
         settings = {"checkpoint": str(model.saved.path), "recipe": model.recipe, "n": options.n}

@@ -10,7 +10,6 @@ import torch
 from torch import Generator, Tensor
 
 from ..data import Data
-from ..data import load as load_data
 from ..errors import DataError
 from .draw import Model, data_of
 from .options import UsageError
@@ -59,16 +58,14 @@ def examples(
         rows = rows[labels == model.class_number(only)]
     if len(rows) < n:
         raise UsageError(f"there are {len(rows)} such rows of {data.name}, fewer than -n {n}")
-    x, labels = data.batch(rows[:n])
-    cond = {} if labels is None or not model.saved.classes else {"label": labels.to(model.device)}
-    return Examples(x.to(model.device), cond, data)
+    x, _ = data.batch(rows[:n])
+    return Examples(x.to(model.device), model.told_of(data, rows[:n]), data)
 
 
 def _held_out(model: Model, name: str | None) -> Data:
     data = data_of(model, name)
-    about = model.about["data"]
     try:
-        return load_data(name or about["name"], size=about.get("size"), split="test")
+        return data_of(model, name, "test")
     except DataError:  # digits and toys have one part only
         return data
 

@@ -8,7 +8,9 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
-from ..data import Data
+from ..data import Data, Judging
+from ..data.encoded import Encoded
+from ..data.sets.tones import Tones
 from ..metrics import (
     Classifier,
     Moments,
@@ -21,6 +23,7 @@ from ..metrics import (
 )
 from ..metrics.agreement import DIGITS_GAMMA
 from ..metrics.frechet import Features, pixels
+from ..metrics.sound import in_tune, loudness, spectrograms
 
 SMALL = 5000
 """Up to so many images a support vector machine is fitted on the data at hand in about a second."""
@@ -36,12 +39,14 @@ class Judge:
         some: A random part of the data (M, *D), for scores that compare pairs.
         features: What distances are taken in.
         recognise: From samples to classes, or None without labels.
+        data: The data, which may know more of their classes: the pitch and the instrument.
     """
 
     moments: Moments
     some: Tensor
     features: Features
     recognise: Callable[[Tensor], Tensor] | None
+    data: Data
 
     def frechet(self, x: Tensor) -> float:
         """Squared Frechet distance of samples (N, *D) to all data."""
@@ -52,8 +57,13 @@ class Judge:
         """Frechet distance, and accuracy where classes can be told."""
         found = {"frechet": self.frechet(x)}
         if self.recognise is not None and labels is not None:
-            right = self.recognise(x) == labels.cpu()
-            found["accuracy"] = float(right.double().mean())
+            seen = self.recognise(x)
+            found["accuracy"] = _share(seen == labels.cpu())
+            if isinstance(self.data, Tones):
+                kinds = self.data.families
+                found["instrument"] = _share(kinds[seen] == kinds[labels.cpu()])
+        if isinstance(self.data, Tones) and labels is not None:
+            found["in_tune"] = in_tune(x, self.data.rate, self.data.pitches[labels.cpu()])
         return found
 
     def thorough(self, x: Tensor, labels: Tensor | None) -> dict[str, float]:
@@ -65,23 +75,57 @@ class Judge:
         return found | {"precision": close.precision, "recall": close.recall}
 
 
-def judge(data: Data, features: Path | None = None, *, some: int = 5000) -> Judge:
+@final
+@dataclass(frozen=True)
+class Reader:
+    """Scores by data that can tell whether samples are what their first rows ask for (`flowmaps.data.Judging`).
+
+    Attributes:
+        data: Who tells.
+        some: A part of the data (M, *D).
+    """
+
+    data: Judging
+    some: Tensor
+
+    def quick(self, x: Tensor, labels: Tensor | None) -> dict[str, float]:
+        """Scores of samples (N, *D) that were told what the rows 0..N-1 are told."""
+        return self.data.scores(x, torch.arange(len(x)))
+
+    thorough = quick
+
+
+def _share(right: Tensor) -> float:
+    return float(right.double().mean())
+
+
+def judge(data: Data, features: Path | None = None, *, some: int = 5000) -> Judge | Reader:
     """A judge for a data set.
 
     Args:
         data: The data.
-        features: A classifier's safetensors (`flowmaps.metrics.save_classifier`), or None for pixels.
+        features: A classifier's safetensors (`flowmaps.metrics.save_classifier`), or None for pixels, or the loudness of
+            bands of sound. Data behind a codec are judged as they are without it, and so must be the samples.
         some: Rows kept for scores that compare pairs.
 
     Raises:
         CheckpointError: If the classifier cannot be read.
         ShapeError: If it does not fit the data.
     """
+    data = data.data if isinstance(data, Encoded) else data
+    if isinstance(data, Judging) and features is None:
+        return Reader(data, data.batch(torch.arange(min(some, len(data), 1000)))[0])
     net = None if features is None else load_classifier(features)
-    extract: Features = pixels if net is None else net.features
+    see: Features | None = spectrograms if getattr(data, "rate", None) else None
+    extract: Features = _after(see, net.features) if net else loudness if see else pixels
     rows = torch.randperm(len(data), generator=Generator().manual_seed(0))
     x, labels = data.batch(rows[: min(some, len(data))])
-    return Judge(_moments(data, extract), x, extract, _recogniser(data, net, x, labels))
+    return Judge(_moments(data, extract), x, extract, _recogniser(data, net, see, x, labels), data)
+
+
+def _after(see: Features | None, extract: Features) -> Features:
+    """Features of what is seen of samples: of clips their spectrograms."""
+    return extract if see is None else lambda x: extract(see(x))
 
 
 def _moments(data: Data, features: Features) -> Moments:
@@ -99,19 +143,19 @@ def _moments(data: Data, features: Features) -> Moments:
 
 
 def _recogniser(
-    data: Data, net: Classifier | None, x: Tensor, labels: Tensor | None
+    data: Data, net: Classifier | None, see: Features | None, x: Tensor, labels: Tensor | None
 ) -> Callable[[Tensor], Tensor] | None:
     if labels is None:
         return None
     if net is not None:
-        classifier = net
+        logits = _after(see, net)
 
         def recognise(samples: Tensor) -> Tensor:
             with torch.no_grad():
-                return torch.cat([classifier(part).argmax(1) for part in samples.split(500)])
+                return torch.cat([logits(part).argmax(1) for part in samples.split(500)])
 
         return recognise
-    if len(data) > SMALL:
+    if len(data) > SMALL or see is not None:
         return None
     return fit_agreement(
         x, labels, gamma=DIGITS_GAMMA if data.name == "digits" else "scale"

@@ -5,7 +5,7 @@ a [`Sampler`][flowmaps.data.Sampler] says which of its rows come at which step. 
 one file in `sets/`.
 """
 
-from flowmaps.data.base import Conditioned, Data, TensorData, nulls
+from flowmaps.data.base import Conditioned, Data, Judging, TensorData, nulls
 from flowmaps.data.batches import Sampler
 from flowmaps.data.huggingface import HubData, hub_data
 from flowmaps.data.images import FolderData, folder_data
@@ -16,6 +16,7 @@ __all__ = [
     "Data",
     "FolderData",
     "HubData",
+    "Judging",
     "Sampler",
     "TensorData",
     "folder_data",

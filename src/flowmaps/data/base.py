@@ -63,6 +63,15 @@ class Conditioned(Protocol):
         ...
 
 
+@runtime_checkable
+class Judging(Protocol):
+    """Data that can tell whether samples are what was asked for."""
+
+    def scores(self, x: Tensor, index: Tensor) -> dict[str, float]:
+        """Scores by name of samples (B, *shape) that were told what rows (B,) are told."""
+        ...
+
+
 def nulls(data: Data) -> Mapping[str, Tensor]:
     """What stands for "nothing is told" of a row of the data: of data with classes, the label after the last."""
     if isinstance(data, Conditioned):

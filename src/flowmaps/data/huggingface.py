@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from flowmaps.data.base import check_labels, to_unit
+from flowmaps.data.captions import CaptionedImages
 from flowmaps.data.images import Channels, ImageCache, channels_of
+from flowmaps.data.text import words_for
 from flowmaps.errors import DataError
 
 
@@ -58,7 +60,8 @@ def hub_data(
     channels: Channels | None = None,
     image: str | None = None,
     label: str | None = None,
-) -> HubData:
+    text: str | None = None,
+) -> HubData | CaptionedImages:
     """An image data set of the hub, or one saved or laid out in a local folder.
 
     Args:
@@ -68,6 +71,8 @@ def hub_data(
         channels: 1 for grayscale, 3 for RGB; by default as the first image.
         image: Column of the images; by default the only one of type `Image`.
         label: Column of the classes; by default the only one of type `ClassLabel`, if any.
+        text: Column of captions, instead of classes; by default one that is called text, caption or prompt, if there are no
+            classes.
 
     Raises:
         DataError: If `datasets` is missing, the set or split cannot be read, or a column is not
@@ -88,6 +93,12 @@ def hub_data(
         min(first.size) if size is None else size,
         channels_of(first) if channels is None else channels,
     )
+    told = [c for c in ("text", "caption", "prompt") if c in rows.features and label is None]
+    if text is not None or told:
+        captions = tuple(
+            str(t) for t in rows[_column(name, rows, "Value", text) if text else told[0]]
+        )
+        return CaptionedImages(f"hf:{name}", cache, captions, words_for(captions))
     labels, classes = (None, ()) if label is None else _labels(rows, label)
     return HubData(f"hf:{name}", cache, labels, classes, len(rows))
 

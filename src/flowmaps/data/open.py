@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from flowmaps.data.base import Data
+from flowmaps.data.captions import captioned_folder, has_captions
 from flowmaps.data.idx import has_idx, idx_data
 from flowmaps.data.images import folder_data
 from flowmaps.data.pairs import Accompanied, read_pairs
@@ -27,8 +28,8 @@ def load(
 
     Args:
         name_or_path: One of [`names`][flowmaps.data.names], or a folder: with IDX files (MNIST's
-            layout), with sound, or with images (sub-folders are the classes). "NAME+pairs:FOLDER" puts stored
-            trajectories beside it.
+            layout), with sound, with images and captions (metadata.jsonl), or with images (sub-folders
+            are the classes). "NAME+pairs:FOLDER" puts stored trajectories beside it.
         size: Side of the images in pixels; None keeps the size they come in. Of sound the samples of a clip.
         split: "train", "test", or what the source calls it.
         seed: Names the draw, for the toys; stored data do not depend on it.
@@ -59,11 +60,18 @@ def load(
     place = Path(name).expanduser()
     if not place.is_dir():
         raise _unknown(name)
+    return _folder(place, Ask(name, name, size, split, seed))
+
+
+def _folder(place: Path, ask: Ask) -> Data:
+    """The data of a folder, by what lies in it."""
     if has_idx(place):
-        return idx_data(place, name=place.name, split=split, size=size)
+        return idx_data(place, name=place.name, split=ask.split, size=ask.size)
+    if has_captions(place, ask.split):
+        return captioned_folder(place, size=ask.size, split=ask.split)
     if has_sound(place):
-        return known["sounds:"](Ask(name, name, size, split, seed))
-    return folder_data(place, size=size, split=split)
+        return loaders()["sounds:"](ask)
+    return folder_data(place, size=ask.size, split=ask.split)
 
 
 def _unknown(name: str) -> DataError:

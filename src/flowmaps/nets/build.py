@@ -1,13 +1,14 @@
 """Networks by name and size, as the command line and checkpoints know them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import RecipeError
 from .dit import DiT
 from .mlp import MLP
+from .text import text_settings
 
 SIZES: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "mlp-tiny": (MLP, {"width": 128, "depth": 2}),
@@ -45,9 +46,37 @@ def describe_net(
     classes: int = 0,
     guided: bool = False,
     patch: int | None = None,
+    null: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Complete settings of a named network for data of a given shape; `patch` is for a dit."""
+    """Complete settings of a named network for data of a given shape.
+
+    Args:
+        name: One of `NETS`.
+        shape: Shape of one sample.
+        classes: Number of classes, 0 for none.
+        guided: Whether the guidance scale is an input.
+        patch: Side of a patch of a dit.
+        null: What stands for "nothing is told" by name (`flowmaps.data.nulls`): the network learns from it what a text is.
+
+    Raises:
+        RecipeError: If the name is unknown, or the network cannot be told what the data tell.
+    """
     settings = named_net(name) | {"shape": list(shape), "classes": classes, "guided": guided}
+    text = text_settings(null or {})
+    if text is not None and settings["family"] != "DiT":
+        raise RecipeError(
+            f"{name} reads no text: take a dit, such as --net dit-small, or leave the captions out with --no-labels"
+        )
     if settings["family"] == "DiT":
-        settings["patch"] = patch or (2 if min(shape[1:], default=0) < 16 else 4)
+        settings |= {} if text is None else {"text": text}
+        settings["patch"] = patch or _patch(shape)
+        size = shape[0] * settings["patch"] ** (len(shape) - 1)
+        settings |= {"skip": True} if size > settings["width"] else {}
     return settings
+
+
+def _patch(shape: tuple[int, ...]) -> int:
+    """The side of a patch: 4, or 2 of small images; of a sequence the shortest that makes at most 128 tokens."""
+    if len(shape) != 2:
+        return 2 if min(shape[1:], default=0) < 16 else 4
+    return next(p for p in range(1, shape[1] + 1) if shape[1] % p == 0 and shape[1] // p <= 128)

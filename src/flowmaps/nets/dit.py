@@ -1,31 +1,35 @@
 """A diffusion transformer (Peebles & Xie 2023, arXiv:2212.09748) with two times and nothing that breaks under a JVP."""
 
 import math
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from .attention import attend
+from .block import Block
 from .embed import Conditioning, rms_norm
+from .text import TextTokens
 
 
 @final
 class DiT(nn.Module):
-    """Patches to tokens, transformer blocks modulated by (s, s - t, class, scale), tokens to patches.
+    """Patches to tokens, transformer blocks modulated by (s, s - t, class, scale) that look at the text, tokens to patches.
 
     RMSNorm without parameters everywhere (also on queries and keys), adaLN-zero modulation, learned positions.
 
     Args:
-        shape: Shape of one sample (C, H, W).
-        patch: Side of a patch; must divide H and W.
+        shape: Shape of one sample (C, H, W), or (C, L) of a sequence, such as frames of sound.
+        patch: Side of a patch; must divide H and W, or L.
         width: Token size.
         depth: Transformer blocks.
         heads: Attention heads; must divide `width`.
         classes: Number of classes, 0 for none.
         guided: Whether the guidance scale is an input.
+        text: Settings of `TextTokens`, if it is told texts.
         split: The first `split` blocks see the source time alone, the others the target time alone (decoupled MeanFlow,
             arXiv:2510.24474: two thirds of the depth): a one-time network is a map without a new parameter. None: all see both.
+        skip: The output has the input in it, times a gain that every token decides for each of its numbers: for patches of more
+            numbers than the width, whose noise tokens cannot carry through.
 
     Raises:
         ValueError: If the patch does not divide the image, the heads do not divide the width, or the split not the depth.
@@ -41,13 +45,15 @@ class DiT(nn.Module):
         *,
         classes: int = 0,
         guided: bool = False,
+        text: dict[str, Any] | None = None,
         split: int | None = None,
+        skip: bool = False,
     ) -> None:
         super().__init__()
-        if len(shape) != 3 or shape[1] % patch or shape[2] % patch:
+        if len(shape) not in (2, 3) or any(side % patch for side in shape[1:]):
             raise ValueError(
-                f"dit needs images (C, H, W) whose sides are multiples of patch={patch}; got {tuple(shape)}: "
-                "choose another patch or resize the data"
+                f"dit needs images (C, H, W), or sequences (C, L), whose sides are multiples of patch={patch}; got "
+                f"{tuple(shape)}: choose another patch or resize the data"
             )
         if width % heads:
             raise ValueError(
@@ -57,15 +63,17 @@ class DiT(nn.Module):
             raise ValueError(
                 f"dit splits its blocks in two: 0 < split < depth={depth}; got {split}"
             )
-        self.shape, self.patch, self.split = tuple(shape), patch, split
-        channels, height, breadth = self.shape
-        tokens, size = (height // patch) * (breadth // patch), channels * patch * patch
+        self.shape, self.patch, self.split, self.skip = tuple(shape), patch, split, skip
+        self.grid = tuple(side // patch for side in shape[1:])
+        tokens, size = math.prod(self.grid), shape[0] * patch ** len(self.grid)
         self.condition = Conditioning(width, classes, guided=guided)
         self.first = nn.Linear(size, width)
         self.position = nn.Parameter(torch.randn(tokens, width) / math.sqrt(width))
-        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
+        self.text = TextTokens(width, heads, **text) if text is not None else None
+        told = text is not None
+        self.blocks = nn.ModuleList(Block(width, heads, told=told) for _ in range(depth))
         self.modulate = nn.Linear(width, 2 * width)
-        self.last = nn.Linear(width, size)
+        self.last = nn.Linear(width, 2 * size if skip else size)
         for layer in (self.modulate, self.last):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -78,49 +86,44 @@ class DiT(nn.Module):
         *,
         label: Tensor | None = None,
         scale: Tensor | None = None,
+        text: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """Output (B, C, H, W) at points (B, C, H, W) and times (B,)."""
+        """Output (B, *shape) at points (B, *shape) and times (B,); without a text, as for the empty one."""
         apart = self.split is not None
-        c = nn.functional.silu(self.condition(s, s if apart else t, label, scale))
-        h = self.first(self._patches(x)) + self.position
+        told, seen, whole = self._told(len(x), text, mask)
+        c = nn.functional.silu(self.condition(s, s if apart else t, label, scale) + whole)
+        patches = self._patches(x)
+        h = self.first(patches) + self.position
         for i, block in enumerate(self.blocks):
             if i == self.split:
-                c = nn.functional.silu(self.condition(t, t, label, scale))
-            h = block(h, c)
+                c = nn.functional.silu(self.condition(t, t, label, scale) + whole)
+            h = block(h, c, told, seen)
         shift, gain = self.modulate(c)[:, None].chunk(2, -1)
-        return self._image(self.last(rms_norm(h) * (1 + gain) + shift))
+        out = self.last(rms_norm(h) * (1 + gain) + shift)
+        if self.skip:
+            out, gain = out.chunk(2, -1)
+            out = out + gain * patches
+        return self._unpatched(out)
+
+    def _told(
+        self, rows: int, text: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | float]:
+        """Tokens of the text, which tokens of picture and text are there, and what the text as a whole adds to the times."""
+        if self.text is None:
+            return None, None, 0.0
+        told, seen, whole = self.text(rows, text, mask)
+        return told, torch.cat([seen.new_ones(rows, len(self.position)), seen], 1), whole
 
     def _patches(self, x: Tensor) -> Tensor:
-        channels, height, width = self.shape
-        p = self.patch
-        x = x.reshape(-1, channels, height // p, p, width // p, p)
-        return x.permute(0, 2, 4, 1, 3, 5).reshape(len(x), -1, channels * p * p)
+        """Points (B, *shape) as tokens (B, tokens, size)."""
+        axes = len(self.grid)
+        split = x.reshape(-1, self.shape[0], *(n for side in self.grid for n in (side, self.patch)))
+        order = (0, *range(2, 2 * axes + 2, 2), 1, *range(3, 2 * axes + 3, 2))
+        return split.permute(order).reshape(len(x), math.prod(self.grid), -1)
 
-    def _image(self, tokens: Tensor) -> Tensor:
-        channels, height, width = self.shape
-        p = self.patch
-        x = tokens.reshape(-1, height // p, width // p, channels, p, p)
-        return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.modulate = nn.Linear(width, 6 * width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        nn.init.zeros_(self.modulate.weight)  # adaLN-zero: every block starts as the identity
-        nn.init.zeros_(self.modulate.bias)
-
-    def forward(self, h: Tensor, c: Tensor) -> Tensor:
-        shift_a, gain_a, gate_a, shift_m, gain_m, gate_m = self.modulate(c)[:, None].chunk(6, -1)
-        h = h + gate_a * self._attend(rms_norm(h) * (1 + gain_a) + shift_a)
-        inner = rms_norm(h) * (1 + gain_m) + shift_m
-        return h + gate_m * self.down(nn.functional.gelu(self.up(inner), approximate="tanh"))
-
-    def _attend(self, h: Tensor) -> Tensor:
-        batch, tokens, width = h.shape
-        q, k, v = self.qkv(h).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = attend(rms_norm(q), rms_norm(k), v)
-        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
+    def _unpatched(self, tokens: Tensor) -> Tensor:
+        axes = len(self.grid)
+        split = tokens.reshape(-1, *self.grid, self.shape[0], *[self.patch] * axes)
+        order = (0, axes + 1, *(k for i in range(1, axes + 1) for k in (i, axes + 1 + i)))
+        return split.permute(order).reshape(-1, *self.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,6 +53,29 @@ def image_grid(
     for i, image in enumerate(_enlarged(x, scale)):
         row, column = divmod(i, columns)
         canvas.paste(image, (column * (width * scale + gap), row * (height * scale + gap)))
+    return canvas
+
+
+def told_grid(rows: Sequence[tuple[str, Tensor]], *, scale: int | None = None) -> Image:
+    """A row of images for every text, which stands before it.
+
+    Args:
+        rows: Texts and their images (N, C, H, W), equally many.
+        scale: Size of a pixel.
+    """
+    grids = [image_grid(x, columns=len(x), scale=scale) for _, x in rows]
+    width, height = grids[0].size
+    font, margin = _font(17), 250
+    canvas = _canvas(margin + width, (height + 2) * len(grids) - 2)
+    draw = _draw(canvas)
+    for i, ((text, _), grid) in enumerate(zip(rows, grids, strict=True)):
+        top = i * (height + 2)
+        lines = wrap(text, 27)[: max(1, height // 22)]
+        place = (margin - 14, top + height / 2)
+        draw.multiline_text(
+            place, "\n".join(lines), font=font, fill=INK, anchor="rm", align="right"
+        )
+        canvas.paste(grid, (margin, top))
     return canvas
 
 

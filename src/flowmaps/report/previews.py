@@ -9,9 +9,12 @@ import torch
 from torch import Generator, Tensor
 
 from ..core.flow_map import FlowMap
+from ..data.captions import in_turn
 from ..sample import sample, solve, uniform
+from ..train.checkpoint import codec_of
 from ..train.hooks import Event
 from .images import ladder
+from .sounds import as_images
 from .style import DATA, JUMP, SOFT, new_figure, save_png, tidy
 
 if TYPE_CHECKING:
@@ -44,17 +47,19 @@ class Previews:
             return
         about = event.state.about
         shape = tuple(about["data"]["shape"])
-        if not _drawable(shape):
+        codec = codec_of(about)
+        if not (_drawable(shape) or codec):
             return
         count = 1000 if len(shape) == 1 else self.count
         device = next(event.state.student.parameters()).device
         noise = event.state.student.interpolant.prior((count, *shape), Generator().manual_seed(0))
-        cond: dict[str, Any] = {}
-        if about["data"]["classes"]:
-            cond["label"] = (torch.arange(count) % len(about["data"]["classes"])).to(device)
+        told = in_turn(about["data"], torch.arange(count))
+        cond = {name: value.to(device) for name, value in told.items()}
         drawn = preview(
             event.state.averaged(), noise.to(device), event.state.objective.recipe.local, cond
         )
+        if codec is not None:
+            drawn = {name: as_images(codec.decode(x)) for name, x in drawn.items()}
         picture = scatter(drawn) if len(shape) == 1 else ladder(drawn, across=5)
         save_png(picture, self.folder / "previews" / f"step-{event.state.step:08d}.png")
 

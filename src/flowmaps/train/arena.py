@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 from ..core.solver import HEUN
+from ..data.captions import in_turn
 from ..data.pairs import FILE
 from ..errors import CheckpointError, RecipeError
 from ..learn.cost import fpe
@@ -72,6 +73,7 @@ class Terms(BaseModel):
 
     data: str = "digits"
     net: str = "mlp-small"
+    patch: int | None = Field(None, ge=1)
     labels: bool = True
     budget: float | None = Field(None, gt=0)
     """Million FPE x samples of a run."""
@@ -190,6 +192,7 @@ class Arena:
             set=dict(entry.set),
             data=f"pairs:{self._pairs(seed)}" if entry.stored else terms.data,
             net=terms.net,
+            patch=terms.patch,
             labels=terms.labels,
             teacher=teacher if entry.value.needs_teacher else None,
             init=teacher if copied else None,
@@ -301,8 +304,7 @@ def draw(state: State, number: int) -> Iterator[tuple[Json, Tensor]]:
     flow_map, about = state.averaged(), state.about["data"]
     device, path = next(flow_map.parameters()).device, flow_map.interpolant
     noise = path.prior((number, *about["shape"]), Generator().manual_seed(0))
-    classes = len(about["classes"])
-    cond = {"label": torch.arange(number) % classes} if classes else {}
+    cond = in_turn(about, torch.arange(number))
     recipe = state.objective.recipe
     # a map to clean data only knows the way on from there by noising again
     ways = [("renoise" if recipe.to_data and k > 1 else "jump", k) for k in STEPS]

@@ -77,6 +77,30 @@ class GuidanceConfig(_Model):
 
 
 @final
+class StudentConfig(_Model):
+    """How a pipeline of diffusers becomes a student (`flowmaps distill`)."""
+
+    lora: int | None = Field(None, ge=1)
+    """Rank of the LoRA that is trained in place of all weights."""
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Ends of the names of the layers that get it."""
+    prompts: str | None = None
+    """File of prompts, one per line, of a teacher that reads text; by default the captions of the data."""
+    floor: float = Field(0.05, gt=0, lt=1)
+    """Least share of data in what a student that predicts noise takes for pure noise."""
+
+
+@final
+class ChangeConfig(_Model):
+    """How a trained map is taught new data (`flowmaps finetune`)."""
+
+    keep: float = Field(0.3, ge=0, lt=1)
+    """Share of the rows that are the old map's own samples, so that it is not forgotten."""
+    steps: int = Field(4, ge=1)
+    """Jumps that they are drawn in."""
+
+
+@final
 class Config(_Model):
     """A training run from end to end."""
 
@@ -87,7 +111,11 @@ class Config(_Model):
     data: str = "digits"
     """Name or path of the data."""
     size: int | None = Field(None, ge=1)
-    """Side of the images, for folders of pictures of any size."""
+    """Side of the images, for folders of pictures of any size; samples of a clip, for folders of sound (16 kHz)."""
+    codec: str | None = None
+    """Learn points of a codec instead of the data: mdct, stft or mel of sound (mdct:BINS and so on), vae:FOLDER of images."""
+    text: str | None = None
+    """Text model of transformers (a folder, or a name on the hub) that reads captions; by default a dit learns to read bytes."""
     net: str = "mlp-base"
     """Named network: mlp-{tiny,small,base,large} or dit-{tiny,small,base,large}."""
     patch: int | None = Field(None, ge=1)
@@ -98,6 +126,10 @@ class Config(_Model):
     """Guidance folded into the map; none by default."""
     teacher: str | None = None
     """Checkpoint of the teacher, for recipes that distil; the student starts at its weights if they mean the same to it."""
+    student: StudentConfig | None = None
+    """Set if the teacher is a pipeline of diffusers; its network is then the student's as well."""
+    change: ChangeConfig | None = None
+    """Set if `init` is a map that is taught new data; its network, path and conditions are then kept."""
     init: str | None = None
     """Checkpoint whose weights the student starts from; by default the teacher's, if there is one."""
     run: Run = Run()  # pyright: ignore[reportCallIssue]  # every field has a default

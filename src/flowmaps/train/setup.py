@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ..core.flow_map import FlowMap, NetFlowMap, rematch
 from ..data import Data, nulls
 from ..data import load as load_data
+from ..data.captions import read_by, texts
+from ..data.encoded import encoded, medium
 from ..errors import CheckpointError, RecipeError
 from ..learn.guidance import Guidance
 from ..learn.objective import Recipe
@@ -45,7 +47,15 @@ def prepare(config: Config) -> Prepared:
         DataError: For data that is missing or broken.
         CheckpointError: For a teacher that cannot be read or does not fit.
     """
-    data = load_data(config.data, size=config.size)
+    if config.student is not None:
+        from .distil import prepare as prepare_student
+
+        return prepare_student(config)
+    if config.change is not None:
+        from .finetune import prepare as prepare_change
+
+        return prepare_change(config)
+    data = encoded(read_by(load_data(config.data, size=config.size), config.text), config.codec)
     null = nulls(data) if config.labels else {}
     classes = data.classes if "label" in null else ()
     recipe = get(config.recipe, **config.set)
@@ -53,7 +63,7 @@ def prepare(config: Config) -> Prepared:
         recipe = replace(recipe, guidance=make_guidance(config.guidance, null))
     guided = recipe.guidance is not None and recipe.guidance.conditioned
     net = describe_net(
-        config.net, data.shape, classes=len(classes), guided=guided, patch=config.patch
+        config.net, data.shape, classes=len(classes), guided=guided, patch=config.patch, null=null
     )
     with torch.random.fork_rng(devices=[]):  # torch.nn.init draws from the global generator
         torch.default_generator.manual_seed(config.run.seed)
@@ -72,6 +82,8 @@ def prepare(config: Config) -> Prepared:
             "shape": list(data.shape),
             "classes": list(classes),
             "conditions": list(null),
+            **medium(data),
+            **(texts(data) if "text" in null else {}),
         },
         "config": config.model_dump(mode="json"),
         "start": start,
@@ -152,6 +164,10 @@ def train(
         CheckpointError, DataError, RecipeError, TrainingError: As `prepare` and `fit`.
     """
     parts = prepare(config)
+    if config.change is not None:
+        from .finetune import learn
+
+        return learn(parts, config, out, resume=resume, hooks=hooks)
     return fit(
         parts.recipe,
         parts.flow_map,

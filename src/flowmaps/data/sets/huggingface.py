@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from flowmaps.data.captions import CaptionedImages
 from flowmaps.data.huggingface import HubData, hub_data
 from flowmaps.data.sets import Ask
 
 
-def huggingface(ask: Ask) -> HubData:
-    """The data set behind `hf:`, with its image and label column found by their types."""
+def huggingface(ask: Ask) -> HubData | CaptionedImages:
+    """The data set behind `hf:`; columns of images and labels are found by their types, captions by their name."""
     return hub_data(ask.rest, split=ask.split, size=ask.size)
 
 
