@@ -12,11 +12,14 @@ from .words import nearest
 
 COMMANDS = {
     "train": "learn a flow map, or a flow-matching model to distil it from",
+    "distill": "make a few-step flow map of a diffusers pipeline",
+    "finetune": "teach a few-step map new data without losing its few steps",
     "sample": "draw samples in one step, or in as many as you like",
     "compare": "flow map against the step-by-step walk: quality, time, network calls",
     "evaluate": "score samples: Frechet and kernel distance, precision, recall, classes",
     "audit": "is this map right? residuals over every source and target",
     "steer": "what a model draws, towards a reward: before, after, cost",
+    "tune": "fine-tune a map towards a reward, and watch what that costs",
     "invert": "data back to noise, and how well they return",
     "edit": "change the class of data, or walk between two of them",
     "restore": "masked, blurred or shrunk data, with uncertainty",

@@ -1,7 +1,7 @@
 """`--set.diagonal 0.5`: the arguments of a recipe from the command line, checked against its signature."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, get_type_hints
 
 import yaml
@@ -57,8 +57,11 @@ def checked(recipe: str, settings: dict[str, Any]) -> dict[str, Any]:
     from ..recipes import all_recipes
 
     factory = all_recipes().get(recipe)
-    if factory is None:
-        return settings
+    return settings if factory is None else typed(recipe, factory, settings)
+
+
+def typed(recipe: str, factory: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the types of a function's arguments; as `checked`."""
     known, hints = inspect.signature(factory).parameters, get_type_hints(factory)
     return {
         key: _typed(recipe, key, value, hints[key]) if key in known else value

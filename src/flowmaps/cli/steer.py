@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 from tyro.conf import Positional, arg
 
 from .options import UsageError, parse
+from .reward import reward_named
 from .words import say
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Options:
     checkpoint: Annotated[Positional[Path], arg(metavar="CKPT")]
     """Folder of a run (its newest checkpoint) or of a checkpoint."""
     reward: str = "brightness"
-    """brightness, symmetry, class, or FILE.py:NAME of a function of yours."""
+    """brightness, symmetry, loudness, class (or class:NAME), or FILE.py:NAME of a function of yours."""
     to: Annotated[str | None, arg(metavar="CLASS")] = None
     """Class of --reward class."""
     classifier: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -115,41 +116,11 @@ def reward_of(options: Options, model: "Model") -> "Reward":
     Raises:
         UsageError: If there is no such reward.
     """
-    from ..control.rewards import Brightness, ClassLogProb, Symmetry
-
-    simple: dict[str, Callable[[], Reward]] = {"brightness": Brightness, "symmetry": Symmetry}
-    if options.reward in simple:
-        return simple[options.reward]()
-    if options.reward == "class":
-        if options.to is None or options.classifier is None:
-            raise UsageError("--reward class needs --to CLASS and --classifier FILE")
-        from ..metrics import load_classifier
-
-        net = load_classifier(options.classifier).to(model.device).requires_grad_(False)
-        names = model.saved.classes
-        number = int(options.to) if not names and options.to.isdigit() else None
-        return ClassLogProb(net, model.class_number(options.to) if number is None else number)
-    file, _, name = options.reward.rpartition(":")
-    if not file.endswith(".py"):
-        raise UsageError(
-            f"a reward is brightness, symmetry, class or FILE.py:NAME; got {options.reward!r}"
-        )
-    return _own(Path(file), name)
-
-
-def _own(file: Path, name: str) -> "Reward":
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    if not file.is_file():
-        raise UsageError(f"there is no file {file}")
-    spec = spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, name, None)):
-        raise UsageError(f"{file} has no function {name!r}")
-    return getattr(module, name)
+    if options.reward != "class":
+        return reward_named(options.reward, model, options.classifier)
+    if options.to is None or options.classifier is None:
+        raise UsageError("--reward class needs --to CLASS and --classifier FILE")
+    return reward_named(f"class:{options.to}", model, options.classifier)
 
 
 def _steered(

@@ -82,6 +82,51 @@ class Symmetry:
 
 
 @final
+@dataclass(frozen=True)
+class Loudness:
+    """The root mean square (B,) of a sound (B, ...) in decibels below full scale, 1; silence counts as -120."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return 10 * torch.log10(x.square().flatten(1).mean(1) + 1e-12)
+
+
+@final
+@dataclass(frozen=True)
+class Pitch:
+    r"""How much of a sound (B, ..., samples) is a note: the log of the share (B,) of its power near a frequency and its harmonics.
+
+    A pure tone of that frequency has reward 0, noise about the log of the share of the bands. Differentiable.
+
+    Attributes:
+        frequency: In Hz.
+        rate: Samples per second.
+        width: Half-width of a band, as a share of the frequency; at least two cells of the spectrum are in it.
+        harmonics: Bands, at 1, 2, ... times the frequency.
+    """
+
+    frequency: float
+    rate: float
+    width: float = 0.03
+    harmonics: int = 5
+
+    def __call__(self, x: Tensor) -> Tensor:
+        n = x.shape[-1]
+        if not 2 * self.rate / n < self.frequency < self.rate / 2:
+            raise ControlError(
+                f"Pitch of {self.frequency:g} Hz needs a clip of two periods or more and a rate above twice the frequency; got "
+                f"{n} samples at {self.rate:g} per second"
+            )
+        window = torch.hann_window(n, dtype=x.dtype, device=x.device)
+        power = torch.fft.rfft(x * window).abs().square()
+        at = torch.arange(power.shape[-1], device=x.device) * self.rate / n
+        reach = max(self.width * self.frequency, 2 * self.rate / n)
+        notes = self.frequency * torch.arange(1, self.harmonics + 1, device=x.device)
+        near = ((at[:, None] - notes).abs() <= reach).any(1)
+        total = power.flatten(1).sum(1)
+        return torch.log(((power * near).flatten(1).sum(1) + 1e-12) / (total + 1e-12))
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class Quadratic:
     r"""$a\cdot x - \frac\Lambda2|x|^2 + c$ (B,): the rewards that are solved exactly for every data law.

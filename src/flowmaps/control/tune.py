@@ -106,6 +106,7 @@ def nft(
     group: int = 1,
     diagonal: float = 0.5,
     ends: float = 0.25,
+    compose: float = 0.0,
     clip: float = 5.0,
     adaptive: bool = True,
     derivative: Derivative = EXACT,
@@ -126,6 +127,9 @@ def nft(
         group: Neighbouring rows that are told the same; with classes 1 will do, as rows of one class are a group anyhow.
         diagonal: Share of the batch with t = s; 1 suits a model of velocities and leaves the jumps of a flow map stale.
         ends: Share with t = 0; the rest are jumps of any length.
+        compose: Share on which jumps learn from shorter ones of the student (`Compositional`), in place of their own reward: no
+            derivative is taken, and a map that was trained so stays as good as it was. With `diagonal + compose = 1` it is
+            DiffusionNFT, distilled into jumps while it learns.
         clip: Bound of advantages, in deviations.
         adaptive: Whether errors are divided by their size.
         derivative: Of the old map along the path; the paper's is `Derivative("finite")`.
@@ -137,10 +141,11 @@ def nft(
     Source:
         Zheng et al. 2025, DiffusionNFT (arXiv:2509.16117); MeanFlowNFT (arXiv:2607.15273), time pairs 50 % t = s, 25 % t = 0.
     """
-    rest = 1 - diagonal - ends
-    if not (0 < diagonal <= 1 and ends >= 0 and rest > -1e-9):
+    rest = 1 - diagonal - ends - compose
+    if not (0 < diagonal <= 1 and min(ends, compose) >= 0 and rest > -1e-9):
         raise ControlError(
-            f"nft needs 0 < diagonal <= 1 and diagonal + ends <= 1; got {diagonal} and {ends}"
+            "nft needs diagonal > 0 and shares that are at most 1 together; got "
+            f"diagonal={diagonal}, ends={ends}, compose={compose}"
         )
     rule = NFT(Advantage(reward, clip), beta, kl, derivative, adaptive)
     laws: dict[str, tuple[float, TimeLaw]] = {
@@ -149,15 +154,18 @@ def nft(
         "jumps": (rest, SPANS),
     }
     state = FromPolicy(jumps, group)
+    terms = [
+        # the metric is a mean over the rule's three parts, which are summed
+        Term(rule=rule, times=law, share=share, scale=3.0, state=state, name=name)
+        for name, (share, law) in laws.items()
+        if share > 1e-9
+    ]
+    if compose:
+        terms.append(Term(rule=Compositional("self"), times=SPANS, share=compose, state=state))
     return Recipe(
         name="nft",
         cite=("zheng2025nft", "huang2026meanflownft"),
-        # the metric is a mean over the rule's three parts, which are summed
-        terms=tuple(
-            Term(rule=rule, times=law, share=share, scale=3.0, state=state, name=name)
-            for name, (share, law) in laws.items()
-            if share > 1e-9
-        ),
+        terms=tuple(terms),
         interpolant=path or linear(),
         ema_target=policy,
     )

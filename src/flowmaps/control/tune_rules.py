@@ -112,14 +112,23 @@ class Advantage:
 
     def __call__(self, x_0: Tensor, cond: dict[str, Any]) -> Tensor:
         """Advantages (B,) of samples (B, *D)."""
-        r = _finite(scored(self.reward, x_0))
-        group = groups(cond, len(r)).to(r.device)
-        size = torch.zeros(int(group.max()) + 1, dtype=r.dtype, device=r.device)
-        count = size.index_add(0, group, torch.ones_like(r))
-        off = r - (size.index_add(0, group, r) / count)[group]
+        off = centred(_finite(scored(self.reward, x_0)), cond)
         spread = off.square().mean().sqrt()
-        scale = torch.where(spread > 1e-6 * r.abs().max(), spread, torch.inf)
+        scale = torch.where(spread > 1e-6 * off.abs().max().clamp(min=1e-6), spread, torch.inf)
         return (off / scale).clamp(-self.clip, self.clip)
+
+
+def centred(r: Tensor, cond: dict[str, Any]) -> Tensor:
+    """Rewards (B,) without the mean of their group: what of them is not the condition's doing.
+
+    Example:
+        >>> centred(torch.tensor([1.0, 3.0, 5.0]), {"label": torch.tensor([0, 0, 1])})
+        tensor([-1.,  1.,  0.])
+    """
+    group = groups(cond, len(r)).to(r.device)
+    zero = torch.zeros(int(group.max()) + 1, dtype=r.dtype, device=r.device)
+    count = zero.index_add(0, group, torch.ones_like(r))
+    return r - (zero.index_add(0, group, r) / count)[group]
 
 
 def groups(cond: dict[str, Any], n: int) -> Tensor:
