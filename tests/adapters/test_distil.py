@@ -1,6 +1,7 @@
 """From a pipeline to a few-step map: every class learns, is saved and comes back; the command does the same from a folder."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,7 @@ from flowmaps.adapters.stored import build, describe
 from flowmaps.cli.main import main
 from flowmaps.core.flow_map import NetFlowMap
 from flowmaps.core.interpolant import linear, matched
-from flowmaps.data import TensorData
-from flowmaps.data.told import Nothing, Told
+from flowmaps.data.told import Nothing
 from flowmaps.errors import RecipeError
 from flowmaps.testing.zoo import ZOO
 from flowmaps.train import Run, checkpoint, fit
@@ -34,11 +34,35 @@ def teacher(name: str) -> NetFlowMap:
     return velocity(specimen.build(), path=linear(), **options)
 
 
-def data_for(name: str, gen: torch.Generator) -> Told | TensorData:
-    x, cond = ZOO[name].inputs(6, gen)
-    rows = TensorData(name, x)
-    null = {key: values[0] for key, values in cond.items()}
-    return Told(rows, cond, torch.arange(6), null) if cond else rows
+@dataclass
+class Rows:
+    """Points with all that a class of the zoo wants to be told; `Conditioned`."""
+
+    name: str
+    x: Tensor
+    cond: dict[str, Tensor]
+    classes: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.x.shape[1:])
+
+    @property
+    def null(self) -> dict[str, Tensor]:
+        return {key: values[0] for key, values in self.cond.items()}
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, None]:
+        return self.x[index], None
+
+    def conditions(self, index: Tensor) -> dict[str, Tensor]:
+        return {key: values[index] for key, values in self.cond.items()}
+
+
+def data_for(name: str, gen: torch.Generator) -> Rows:
+    return Rows(name, *ZOO[name].inputs(6, gen))
 
 
 @pytest.mark.parametrize("name", ZOO)

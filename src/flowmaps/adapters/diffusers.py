@@ -19,7 +19,7 @@ from torch import nn
 
 from ..core.flow_map import NetFlowMap
 from ..core.interpolant import Interpolant
-from ..core.parametrization import Average
+from ..core.parametrization import Average, Denoised
 from ..errors import AdapterError, MissingExtraError
 
 for name in ("accelerate", "diffusers", "peft", "transformers"):
@@ -28,11 +28,12 @@ for name in ("accelerate", "diffusers", "peft", "transformers"):
             f"the adapter of diffusers needs the package {name}: pip install 'flowmaps[diffusers]'"
         )
 
+from .carried import FlowMapModel
 from .denoiser import Denoiser, OnPath, core_of, second_time, traits
 from .guided import Guided
 from .load import opened
 from .schedule import Schedule, schedule
-from .two_time import OWN, FlowMapModel, with_own_second_time
+from .two_time import OWN, around, with_own_second_time
 
 __all__ = [
     "FlowMapModel",
@@ -69,7 +70,7 @@ def velocity(
         AdapterError: If something is missing; the sentence says what, and how to give it.
     """
     model, scheduler = opened(source, scheduler, dtype)
-    return _read(Denoiser(model, schedule(scheduler, prediction), constant), path, local=True)
+    return read(Denoiser(model, schedule(scheduler, prediction), constant), path, local=True)
 
 
 def flow_map(
@@ -101,7 +102,33 @@ def flow_map(
     else:
         old = denoiser(velocity(source, **options))
     model = _two_time(old, list(embedders) if embedders else None)
-    return _read(Denoiser(model, old.schedule, old.constant), path, local=False)
+    return read(Denoiser(model, old.schedule, old.constant), path, local=False)
+
+
+def floored(teacher: NetFlowMap, floor: float) -> NetFlowMap:
+    r"""The same velocity with what it takes for pure noise moved to the last timestep where $\alpha \ge$ `floor`.
+
+    Only a prediction of noise needs it: $x_0 = (x - \sigma\hat\varepsilon)/\alpha$ divides its error by $\alpha$, 0.006 at the
+    end of DDPM's linear schedule. Where $\alpha \ge$ `floor` nothing changes; the scheduler has the timesteps that are left.
+    """
+    old = denoiser(teacher)
+    own, scheduler = old.schedule, old.schedule.scheduler
+    predicts_noise = (
+        isinstance(own.parametrization, Denoised) and own.parametrization.prediction == "eps"
+    )
+    if not predicts_noise or float(scheduler.alphas_cumprod[-1].sqrt()) >= floor:
+        return teacher
+    left = int((scheduler.alphas_cumprod.sqrt() >= floor).sum())
+    betas = [float(beta) for beta in scheduler.betas[:left]]
+    shorter = type(scheduler).from_config(
+        scheduler.config, num_train_timesteps=left, trained_betas=betas
+    )
+    path = teacher.interpolant
+    return read(
+        Denoiser(old.model, schedule(shorter, "epsilon"), old.constant),
+        None if path == own.path else path,
+        local=teacher.local,
+    )
 
 
 def denoiser(flow_map: NetFlowMap) -> Denoiser:
@@ -152,10 +179,11 @@ def _two_time(old: Denoiser, embedders: list[str] | None) -> nn.Module:
         assert twin is not None
         return twin
     unit = old.schedule.horizon / 1000 if traits(model).unit else old.schedule.horizon * old.scale
-    return FlowMapModel.around(model, unit, embedders)
+    return around(model, unit, embedders)
 
 
-def _read(net: Denoiser, path: Interpolant | None, *, local: bool) -> NetFlowMap:
+def read(net: Denoiser, path: Interpolant | None, *, local: bool) -> NetFlowMap:
+    """A denoiser as a map: on its own path as its scheduler reads it, on another through matched SNR."""
     own = net.schedule
     if path is None or path == own.path:
         return NetFlowMap(net, own.path, own.parametrization, local=local)

@@ -56,7 +56,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Distil; the exit status is 130 after Ctrl-C."""
-    settings, argv = take(_named(argv))
+    settings, argv = take(named(argv))
     guided = any(word.startswith("--guidance.") for word in argv)
     options = parse(Options, argv, name="distill", about=f"{__doc__}")
     if options.resume:
@@ -107,7 +107,7 @@ def _distill(config: Config, out: Path, *, resume: bool) -> int:
     return 0
 
 
-def _named(argv: list[str]) -> list[str]:
+def named(argv: list[str]) -> list[str]:
     """`--resume RUN` as `--resume --out RUN`."""
     if "--resume" in argv:
         after = argv.index("--resume") + 1

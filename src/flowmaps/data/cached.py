@@ -58,7 +58,7 @@ def _encoded(data: Data, encode: Callable[[Tensor], Tensor], batch: int) -> dict
         x, told = data.batch(rows)
         found.append(encode(x).float().cpu())
         labels += [] if told is None else [told]
-    named = {"x": torch.cat(found)}
+    named = {"x": torch.cat(found).contiguous()}
     return named | {"labels": torch.cat(labels)} if labels else named
 
 

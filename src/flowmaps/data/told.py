@@ -1,8 +1,7 @@
-"""What the network is told of rows that know nothing themselves: embeddings in a table, and no data at all."""
+"""Data that know nothing of what a network is told: texts beside them, and no data at all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -10,62 +9,51 @@ import torch
 from torch import Tensor
 
 from flowmaps.data.base import Data
-from flowmaps.errors import DataError
+from flowmaps.data.captions import Captioned
+from flowmaps.data.text import Encoder, kept
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Told:
-    """Data with a row of a table beside each sample, such as the embedding of its caption; `Conditioned`.
+class Prompted(Captioned):
+    """Data with a text for every row, all texts in turn if there are fewer; read once, and kept in a file.
 
     Args:
-        data: The samples; their classes are dropped.
-        table: By the name of a condition, its values (P, ...).
-        which: Row of the table of every sample (N,), int64.
-        null: By the same names, one row that stands for "nothing is told".
-
-    Raises:
-        DataError: If lengths or names do not fit together.
+        rows: The samples; their classes are dropped.
+        texts: One per row, or fewer.
+        encoder: What reads them.
     """
 
-    data: Data
-    table: Mapping[str, Tensor] = field(repr=False)
-    which: Tensor = field(repr=False)
-    null: Mapping[str, Tensor] = field(repr=False)
+    rows: Data
+    texts: tuple[str, ...] = field(repr=False)
+    encoder: Encoder
     classes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        rows = {len(values) for values in self.table.values()}
-        if len(rows) != 1 or set(self.null) - set(self.table):
-            raise DataError(
-                f"{self.data.name}: expected conditions with equally many rows and a null among their names; "
-                f"got { ({name: len(v) for name, v in self.table.items()}) } and the nulls {sorted(self.null)}"
-            )
-        if len(self.which) != len(self.data) or int(self.which.max()) >= next(iter(rows)):
-            raise DataError(
-                f"{self.data.name}: expected a row of the table for each of {len(self.data)} samples; "
-                f"got {len(self.which)}, up to row {int(self.which.max())} of {next(iter(rows))}"
-            )
 
     @property
     def name(self) -> str:
-        return self.data.name
+        """The name of the samples."""
+        return self.rows.name
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape
+        """Shape of one sample."""
+        return self.rows.shape
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.rows)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """As `Data.batch`, without labels."""
-        return self.data.batch(index)[0], None
+        return self.rows.batch(index)[0], None
+
+    def captions(self, index: Tensor) -> list[str]:
+        """As `Captioned.captions`."""
+        return [self.texts[i % len(self.texts)] for i in index.tolist()]
 
     def conditions(self, index: Tensor) -> dict[str, Tensor]:
         """As `Conditioned.conditions`."""
-        rows = self.which[index]
-        return {name: values[rows] for name, values in self.table.items()}
+        table = kept(self.encoder, self.texts)
+        return {name: value[index % len(value)] for name, value in table.items()}
 
 
 @final

@@ -10,8 +10,9 @@ Deviations: the combination is the project's own; what it gives is measured in b
 from ..learn.legs import LastLeg
 from ..learn.objective import Recipe, Term
 from ..learn.particles import EnergyDistance, Grouped, PushForward
+from ..learn.rules import DiagonalRule
 from ..learn.splits import LastGap
-from ..learn.times import Either, ToData, skewed
+from ..learn.times import Diagonal, Either, ToData, Uniform, skewed
 
 
 def push_forward(
@@ -22,9 +23,21 @@ def push_forward(
     laws: float = 1.0,
     half: float = 0.12,
     strength: float = 2.0,
+    diagonal: float = 0.0,
 ) -> Recipe:
-    """Legs up to `leg`; laws are compared on the share `laws` of the rows, in the share `half` of steps from half-way."""
-    follow = Term(rule=LastLeg("teacher"), times=LastGap(skewed(skew, starts, ends), leg))
+    """Legs up to `leg`; laws are compared on the share `laws` of the rows, in the share `half` of steps from half-way.
+
+    With a `diagonal` there is no teacher: that share of the rows learns the velocity from data, the others follow it.
+    """
+    follow = Term(
+        rule=LastLeg("self" if diagonal else "teacher"),
+        times=LastGap(skewed(skew, starts, ends), leg),
+        share=1 - diagonal,
+    )
+    terms = (follow,)
+    if diagonal:
+        anchor = Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=diagonal)
+        terms = (anchor, follow)
     law = Term(
         rule=PushForward(),
         times=Grouped(ToData(Either(1.0, 0.5, half))),
@@ -36,6 +49,6 @@ def push_forward(
     return Recipe(
         name="push_forward",
         cite=("sabour2025ayf", "sejdinovic2013energy"),
-        terms=(follow, law),
+        terms=(*terms, law),
         status="own",
     )

@@ -15,6 +15,8 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, final
 
@@ -24,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .. import __version__
+from ..codec import Codec, open_codec
 from ..core.flow_map import FlowMap, NetFlowMap
 from ..core.interpolant import INTERPOLANTS, Interpolant
 from ..core.parametrization import describe, restore
@@ -36,6 +39,9 @@ FORMAT = 1
 """Version of the folder's layout; a reader refuses a newer one."""
 
 Json = dict[str, Any]
+
+ADAPTERS = {"diffusers": "flowmaps.adapters.stored"}
+"""Families of networks that are not ours: modules with `describe(flow_map) -> Json` and `build(Json, local=) -> NetFlowMap`."""
 
 _KEYS = ("step", "seconds", "bytes", "recipe", "data", "averages")  # what every about.json has
 
@@ -215,6 +221,9 @@ def build_map(about: Json | None, net: nn.Module | None = None) -> NetFlowMap:
     Raises:
         CheckpointError: If the network is the user's own and none is given, or its class or path is not known here.
     """
+    family = (about or {}).get("net") or {}
+    if about is not None and net is None and family.get("family") in ADAPTERS:
+        return import_module(ADAPTERS[family["family"]]).build(family, local=about["local"])
     if about is None or about["interpolant"]["name"] not in INTERPOLANTS:
         raise CheckpointError(
             "this checkpoint holds a FlowMap class or an interpolant of your own, which `load` cannot build; "
@@ -229,6 +238,12 @@ def build_map(about: Json | None, net: nn.Module | None = None) -> NetFlowMap:
     parametrization = restore(about["parametrization"], path)
     network = build(about["net"]) if net is None else net
     return NetFlowMap(network, path, parametrization, local=about["local"])
+
+
+def codec_of(about: Json) -> Codec | None:
+    """The codec of the data that a manifest describes, if there is one."""
+    data = about["data"]
+    return open_codec(data["codec"], tuple(data.get("decoded", ()))) if data.get("codec") else None
 
 
 @final
@@ -250,6 +265,24 @@ class Checkpoint:
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return tuple(self.about["data"]["shape"])
+
+    @cached_property
+    def codec(self) -> Codec | None:
+        """What turned data into the points that the map draws; None if it draws data.
+
+        Raises:
+            DataError: If it cannot be opened here.
+        """
+        return codec_of(self.about)
+
+    @property
+    def rate(self) -> int | None:
+        """Samples per second, if the map was trained on sound."""
+        return self.about["data"].get("rate")
+
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        """Samples (B, *shape) of the map as data, such as clips (B, channels, samples); without a codec as they are."""
+        return x if self.codec is None else self.codec.decode(x)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -282,10 +315,9 @@ def load(
     try:
         flow_map.load_state_dict(_under(tensors, "student"))
         with torch.no_grad():
-            for name, p in (
-                flow_map.named_parameters() if averaged else ()
-            ):  # buffers are not averaged
-                p.copy_(averaged[name])
+            named = dict(flow_map.named_parameters())
+            for name, value in averaged.items():  # neither buffers nor frozen weights are averaged
+                named[name].copy_(value)
     except (RuntimeError, KeyError) as error:
         fit = "the network that was given" if net is not None else "its own description"
         raise CheckpointError(f"the weights of {path} do not fit {fit} ({error})") from error

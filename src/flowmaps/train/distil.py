@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from ..core.flow_map import NetFlowMap
 from ..core.parametrization import Average
-from ..data import Conditioned, Data, nulls
+from ..data import Data, nulls
 from ..data import load as load_data
 from ..data.cached import cached
-from ..data.told import Nothing, Told
+from ..data.captions import Captioned, texts
+from ..data.told import Nothing, Prompted
 from ..errors import DataError, RecipeError
 from ..learn.objective import Recipe
 from ..recipes import get
@@ -27,6 +28,7 @@ from .setup import Prepared, make_guidance
 from .state import State
 
 if TYPE_CHECKING:
+    from ..adapters.denoiser import Denoiser
     from ..adapters.vae import VaeCodec
 
 
@@ -51,8 +53,7 @@ def prepare(config: Config, cache: Path | None = None) -> Prepared:
     teacher = velocity(config.teacher, path=recipe.interpolant)
     codec = _codec(config)
     model = denoiser(teacher).model
-    data = _data(config, recipe, model, codec, cache or Path("latents"))
-    data = _told(config, settings, data, denoiser(teacher).names, codec)
+    data = _data(config, denoiser(teacher), codec, cache or Path("latents"))
     null = _null(data, model) if config.labels else {}
     if config.guidance is not None:
         recipe = replace(recipe, guidance=make_guidance(config.guidance, null))
@@ -66,7 +67,9 @@ def prepare(config: Config, cache: Path | None = None) -> Prepared:
     classes = list(data.classes) if "label" in null else []
     about["data"] |= {"name": config.data, "size": config.size}
     about["data"] |= {"classes": classes, "conditions": list(null)}
-    about["data"] |= {} if codec is None else {"codec": codec.name}
+    about["data"] |= texts(data)
+    if codec is not None:
+        about["data"] |= {"codec": codec.name, "decoded": list(codec.data_shape)}
     return replace(parts, about=about)
 
 
@@ -94,12 +97,14 @@ def bind(
             f"recipe {recipe.name!r} reads its network as {type(recipe.parametrization).__name__}, a model of diffusers is read "
             "as its scheduler says: choose a recipe of the average velocity, such as push_forward, lmd or free_flow"
         )
-    if recipe.needs_data and isinstance(getattr(data, "data", data), Nothing):
+    if recipe.needs_data and isinstance(getattr(data, "rows", data), Nothing):
         raise RecipeError(
             f"recipe {recipe.name!r} learns from data: give --data, or a recipe of noise and a teacher alone, such as "
             "free_flow or cmt"
         )
-    with torch.random.fork_rng(devices=[]):  # the second time and LoRA draw from the global generator
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the second time and LoRA draw from the global generator
         torch.default_generator.manual_seed(seed)
         student = flow_map(floored(teacher, settings.floor), path=recipe.interpolant).float()
         if settings.lora is not None:
@@ -124,29 +129,27 @@ def _codec(config: Config) -> "VaeCodec | None":
     from ..adapters.vae import VaeCodec
 
     assert config.teacher is not None
-    has_one = component(config.teacher, "vae") is not None
-    if not has_one:
+    if component(config.teacher, "vae") is None:
         return None
-    shape = None if config.size is None else (3, config.size, config.size)
-    return VaeCodec(config.teacher, shape)
+    return VaeCodec(config.teacher, config.size and (3, config.size, config.size))
 
 
-def _data(
-    config: Config, recipe: Recipe, model: nn.Module, codec: "VaeCodec | None", cache: Path
-) -> Data:
-    """The data as the denoiser sees them."""
+def _data(config: Config, net: "Denoiser", codec: "VaeCodec | None", cache: Path) -> Data:
+    """The data as the denoiser sees them, with their captions if it reads text."""
     from ..adapters.denoiser import classes_of, shape_of
 
-    classes = classes_of(model)
+    model = net.model
+    classes = classes_of(model) or 0
     shape = shape_of(model) if codec is None else codec.shape
     if config.data == "none":
         if shape is None:
             raise DataError(
                 f"{type(model).__name__} does not say what shape its points have: give --data"
             )
-        return Nothing(shape, tuple(str(k) for k in range(classes or 0)))
-    side = shape[-1] if shape else None
-    data = load_data(config.data, size=config.size or (codec.data_shape[-1] if codec else side))
+        return _told(config, net, Nothing(shape, tuple(str(k) for k in range(classes))), (), codec)
+    own = shape[-1] if shape else None
+    data = load_data(config.data, size=config.size or (codec.data_shape[-1] if codec else own))
+    captions = data.captions(torch.arange(len(data))) if isinstance(data, Captioned) else ()
     if codec is not None:
         data = cached(data, codec.encode, codec.key, cache)
     if shape is not None and (data.shape[0], len(data.shape)) != (shape[0], len(shape)):
@@ -157,37 +160,45 @@ def _data(
         raise DataError(
             f"{config.data} has {len(data.classes)} classes, the teacher knows {classes}"
         )
-    return data
+    return _told(config, net, data, captions, codec)
 
 
 def _told(
-    config: Config, settings: StudentConfig, data: Data, names: set[str], codec: "VaeCodec | None"
+    config: Config, net: "Denoiser", data: Data, captions: Sequence[str], codec: "VaeCodec | None"
 ) -> Data:
-    """With the embedding of its caption beside every sample, if the teacher reads text."""
+    """With a text for every sample, read by the teacher's pipeline, if it reads any."""
     from ..adapters import prompts
 
     assert config.teacher is not None
-    if isinstance(data, Conditioned) or not prompts.reads_text(config.teacher):
+    if not prompts.reads_text(config.teacher):
         return data
-    texts, which = _texts(config, settings, len(data))
+    lines = _lines(config.student.prompts) if config.student and config.student.prompts else None
+    chosen = lines or captions
+    if not chosen:
+        raise DataError(
+            f"{config.teacher} reads text and {config.data} has none: give --prompts FILE, one per line, or captions "
+            "in metadata.jsonl"
+        )
     size = codec.data_shape[-1] if codec else data.shape[-1]
-    table = prompts.encode(config.teacher, ["", *texts], names, size)
-    null = {name: values[0] for name, values in table.items()}
-    return Told(data, {name: values[1:] for name, values in table.items()}, which, null)
+    return Prompted(
+        data, tuple(chosen), prompts.Piped(config.teacher, tuple(sorted(net.names)), size)
+    )
 
 
-def _texts(config: Config, settings: StudentConfig, rows: int) -> tuple[list[str], Tensor]:
-    """The different texts, and which of them belongs to each row: of the data's captions, or of the file of prompts in turn."""
-    if settings.prompts is None:
-        raise DataError(f"{config.teacher} reads text: give --prompts FILE, one prompt per line")
+def _lines(file: str) -> list[str]:
+    """The prompts of a file.
+
+    Raises:
+        DataError: If it cannot be read, or holds none.
+    """
     try:
-        lines = Path(settings.prompts).read_text(encoding="utf-8").splitlines()
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--prompts {settings.prompts} cannot be read ({error})") from error
-    lines = [line.strip() for line in lines if line.strip()]
-    if not lines:
-        raise DataError(f"--prompts {settings.prompts} holds no prompt: write one per line")
-    return lines, torch.arange(rows) % len(lines)
+        raise DataError(f"--prompts {file} cannot be read ({error})") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise DataError(f"--prompts {file} holds no prompt: write one per line")
+    return found
 
 
 def _null(data: Data, model: nn.Module) -> Mapping[str, Tensor]:

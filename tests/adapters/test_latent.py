@@ -1,0 +1,224 @@
+"""A latent model that reads text, from a folder to pictures: plumbing, since all of its weights are random."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("diffusers", reason="needs the extra: pip install 'flowmaps[diffusers]'")
+
+import diffusers
+import transformers
+from PIL import Image
+
+from flowmaps.adapters.prompts import Piped
+from flowmaps.adapters.vae import VaeCodec
+from flowmaps.cli.main import main
+from flowmaps.codec import Codec, open_codec
+from flowmaps.data import TensorData
+from flowmaps.data.cached import cached
+from flowmaps.data.text import encoder
+from flowmaps.errors import AdapterError, DataError
+from flowmaps.testing.zoo import ZOO
+from flowmaps.train import checkpoint
+
+SCHEDULER = diffusers.DDIMScheduler(
+    beta_schedule="scaled_linear",
+    beta_start=0.00085,
+    beta_end=0.012,
+    clip_sample=False,
+    steps_offset=1,
+)
+FAST = ["--run.steps", "2", "--run.batch", "4", "--run.precision", "fp32"]
+
+
+def tokenizer(folder: Path) -> transformers.CLIPTokenizer:
+    letters = [chr(c) for c in range(33, 127)]
+    words = [*letters, *(x + "</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    files = str(folder / "vocab.json"), str(folder / "merges.txt")
+    return transformers.CLIPTokenizer(*files, model_max_length=12)
+
+
+def vae() -> diffusers.AutoencoderKL:
+    return diffusers.AutoencoderKL(
+        block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=4, sample_size=16, scaling_factor=0.5, shift_factor=0.25,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stable(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of Stable Diffusion, tiny."""
+    place = tmp_path_factory.mktemp("stable")
+    config = transformers.CLIPTextConfig(
+        vocab_size=190, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=12, bos_token_id=188, eos_token_id=189, pad_token_id=189,
+    )  # fmt: skip
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=vae(), text_encoder=transformers.CLIPTextModel(config), tokenizer=tokenizer(place / "words"),
+        unet=ZOO["SD 1.5 UNet"].build(), scheduler=SCHEDULER, safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(place / "model")
+    return str(place / "model")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six pictures, three captions."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rows = []
+    for k in range(6):
+        pixels = np.random.default_rng(k).integers(0, 255, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+        rows.append(json.dumps({"file_name": f"{k}.png", "text": f"thing {k % 3}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def test_from_captions_to_pictures(stable: str, photos: Path, tmp_path: Path) -> None:
+    """Latents are encoded once, captions are read by the pipeline, guidance drops them, and a prompt draws pictures."""
+    run, out = tmp_path / "map", tmp_path / "x.npy"
+    command = [
+        "distill",
+        "--teacher",
+        stable,
+        "--data",
+        str(photos),
+        "--recipe",
+        "lmd",
+        "--set.through",
+        "target",
+    ]
+    assert main([*command, "--lora", "2", "--guidance.scale", "3", *FAST, "--out", str(run)]) == 0
+    about = checkpoint.read(run)[0]
+    assert about["data"]["conditions"] == ["encoder_hidden_states"]
+    assert about["data"]["shape"] == [4, 8, 8]
+    assert about["data"]["decoded"] == [3, 16, 16]
+    assert about["data"]["examples"] == [f"thing {k % 3}" for k in range(6)]
+    latents = list((run / "cache").glob("latents-*.safetensors"))
+    assert len(latents) == 1
+    assert list((run / "previews").glob("*.png"))
+    for words in ([], ["--prompt", "a red dot"]):
+        assert main(["sample", str(run), "-n", "2", *words, "--out", str(out)]) == 0
+        assert np.load(out).shape == (2, 3, 16, 16)
+    stamp = latents[0].stat().st_mtime_ns
+    assert (
+        main(["distill", "--resume", str(run)]) == 0
+    )  # it was at its end: everything is read again
+    assert latents[0].stat().st_mtime_ns == stamp
+
+
+def test_prompts_of_a_file_and_no_data(
+    stable: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, run = tmp_path / "lines.txt", ["--out", str(tmp_path / "map")]
+    command = ["distill", "--teacher", stable, "--recipe", "cmt", "--set.steps", "2", *FAST, *run]
+    assert main(command) == 2
+    assert "--prompts FILE" in capsys.readouterr().err
+    lines.write_text("a red dot\n\nnothing at all\n")
+    assert main([*command, "--prompts", str(lines)]) == 0
+    assert checkpoint.read(tmp_path / "map")[0]["data"]["examples"][:2] == [
+        "a red dot",
+        "nothing at all",
+    ]
+    assert main([*command, "--prompts", str(tmp_path / "none.txt")]) == 2
+
+
+def test_texts_are_read_as_the_pipeline_reads_them(stable: str) -> None:
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(stable, safety_checker=None)
+    texts = ["a red dot", ""]
+    with torch.no_grad():
+        theirs, _ = pipeline.encode_prompt(texts, "cpu", 1, False)
+    ours = Piped(stable, ("encoder_hidden_states", "class_labels"), 16)
+    assert list(ours(texts)) == ["encoder_hidden_states"]
+    torch.testing.assert_close(ours(texts)["encoder_hidden_states"], theirs, rtol=1e-5, atol=1e-6)
+    twin = encoder(json.loads(json.dumps(ours.settings)))
+    assert twin == ours
+    assert (twin.length, twin.count("dot")) == (12, 5)
+
+
+def test_what_pipelines_give_is_told_apart_by_shape() -> None:
+    """SD3 and Flux (a pooled vector), SDXL (the same, with sizes), PixArt (a mask)."""
+    words, pooled, mask = (
+        torch.zeros(1, 3, 8),
+        torch.zeros(1, 8),
+        torch.ones(1, 3, dtype=torch.long),
+    )
+    state = "encoder_hidden_states"
+    added = (state, "added_cond_kwargs")
+    cases = [
+        ((state, "pooled_projections"), (words, None, pooled, None), {state, "pooled_projections"}),
+        (added, (words, None, pooled, None), {state, "text_embeds", "time_ids"}),
+        ((state, "encoder_attention_mask"), (words, mask, None), {state, "encoder_attention_mask"}),
+    ]
+    for names, values, told in cases:
+        found = Piped("folder", names, 64)._named(values)
+        assert set(found) == told
+    assert Piped("folder", added, 64)._named((words, pooled))["time_ids"].tolist() == [
+        [64, 64, 0, 0, 64, 64]
+    ]
+    with pytest.raises(AdapterError, match="takes none"):
+        Piped("folder", ("hint",), 64)._named((words,))
+
+
+@pytest.mark.parametrize(
+    "model", [vae, lambda: diffusers.AutoencoderTiny(encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4),
+    num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1), scaling_factor=0.5)],
+)  # fmt: skip
+def test_latents_are_those_that_pipelines_use(
+    model: Callable[[], torch.nn.Module], tmp_path: Path, gen: torch.Generator
+) -> None:
+    """(E(x) - shift) scale and back, from the model's own methods; a row's neighbours do not matter."""
+    net = model().eval()
+    net.save_pretrained(tmp_path)
+    codec = open_codec(f"vae:{tmp_path}", (3, 16, 16))
+    assert isinstance(codec, Codec)
+    x = torch.rand(3, 3, 16, 16, generator=gen) * 2 - 1
+    shift = net.config.get("shift_factor") or 0.0
+    with torch.no_grad():
+        found = net.encode(x)
+        mean = found.latents if hasattr(found, "latents") else found.latent_dist.mean
+        z = codec.encode(x)
+        torch.testing.assert_close(z, (mean - shift) * net.config.scaling_factor)
+        back = net.decode(z / net.config.scaling_factor + shift).sample.clamp(-1, 1)
+        torch.testing.assert_close(codec.decode(z), back)
+    assert z.shape[1:] == codec.shape
+    torch.testing.assert_close(codec.encode(x[1:2])[0], z[1], rtol=1e-4, atol=1e-5)
+    grey = VaeCodec(tmp_path, (1, 16, 16))
+    assert grey.decode(grey.encode(x[:, :1])).shape == (3, 1, 16, 16)
+    with pytest.raises(AdapterError, match="multiples"):
+        VaeCodec(tmp_path, (3, 15, 15))
+
+
+def test_a_cache_is_of_these_data_and_this_encoder(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return 2 * x
+
+    x = torch.arange(10.0).reshape(5, 2)
+    data = TensorData("five", x, torch.arange(5) % 2, ("a", "b"))
+    first = cached(data, encode, "key", tmp_path, batch=2)
+    again = cached(data, encode, "key", tmp_path)
+    assert calls == [2, 2, 1]
+    assert torch.equal(first.x, 2 * x)
+    assert torch.equal(again.x, first.x)
+    assert torch.equal(again.batch(torch.tensor([3]))[1], torch.tensor([1]))
+    cached(data, encode, "other", tmp_path)
+    cached(TensorData("five", x + 1, data.labels, data.classes), encode, "key", tmp_path)
+    assert len(calls) == 5
+    files = list(tmp_path.glob("latents-*"))
+    assert len(files) == 3
+    for file in files:
+        file.write_bytes(b"broken")
+    with pytest.raises(DataError, match="delete it"):
+        cached(data, encode, "key", tmp_path)
