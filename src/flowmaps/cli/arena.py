@@ -51,6 +51,8 @@ class Options:
     """Name or path of the data."""
     net: str = "mlp-small"
     """Named network."""
+    patch: Annotated[int | None, arg(metavar="INT")] = None
+    """Side of a patch of a dit."""
     budget: Annotated[float | None, arg(metavar="FLOAT")] = None
     """Compute of a run in million FPE x samples; by default 5."""
     seconds: Annotated[float | None, arg(metavar="FLOAT")] = None
@@ -123,6 +125,7 @@ def terms_of(options: Options) -> "Terms":
         return Terms(
             data=options.data,
             net=options.net,
+            patch=options.patch,
             labels=options.labels,
             budget=options.budget or default,
             seconds=options.seconds,
