@@ -41,7 +41,9 @@ def test_without_companding_the_mdct_is_orthogonal():
     torch.testing.assert_close(basis @ basis.T, torch.eye(42, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", ["mdct", "mdct:6", "mdct:250", "stft", "stft:100"])
+@pytest.mark.parametrize(
+    "name", ["mdct", "mdct:6", "mdct:250", "stft", "stft:100", "advance", "advance:128"]
+)
 @pytest.mark.parametrize("shape", [(1, 16000), (2, 12345)])
 def test_round_trips_are_exact(name: str, shape: tuple[int, int]):
     x = clips(2, *shape)
@@ -59,6 +61,17 @@ def test_companding_brings_quiet_sound_up(kind: type[MDCT | STFT]):
     loud, quiet = (kind((1, 4000)).encode(scale * x) for scale in (1, 1e-3))
     power = kind((1, 4000)).power
     torch.testing.assert_close(quiet, loud * 1e-3**power, rtol=1e-3, atol=1e-3)
+
+
+def test_a_steady_note_has_the_same_numbers_in_every_frame():
+    time = torch.arange(16000, dtype=torch.float64) / 16000
+    x = torch.sin(2 * math.pi * 443.7 * time + 1)[None, None]
+    z = open_codec("advance", (1, 16000)).encode(x).unflatten(1, (2, 501))
+    angle = torch.atan2(z[:, 1], z[:, 0])[0, 27:29, 2:-2]  # 443.7 Hz lie between bins 27 and 28
+    expected = 2 * math.pi * 443.7 * 500 / 16000
+    assert torch.cos(angle - expected).min() > 1 - 1e-6
+    phases = open_codec("stft", (1, 16000)).encode(x).unflatten(1, (2, 501))
+    assert phases[0, 0, 27, 2:-2].std() > 0.5 * phases[0, :, 27, 2:-2].norm(dim=0).mean()
 
 
 def test_channels_do_not_mix():
@@ -97,7 +110,9 @@ def test_loudness_is_logarithmic():
 
 
 def test_what_cannot_be_opened_is_refused_in_a_sentence():
-    with pytest.raises(DataError, match=r"expected a codec of mdct, mel, stft, vae; got 'mp3'"):
+    with pytest.raises(
+        DataError, match=r"expected a codec of advance, mdct, mel, stft, vae; got 'mp3'"
+    ):
         open_codec("mp3", (1, 16000))
     with pytest.raises(
         DataError, match=r"codec mdct: expected clips of shape \(channels, samples\)"

@@ -20,7 +20,7 @@ def test_a_clip_depends_on_seed_split_and_number_only():
 
 def test_classes_come_in_turn_and_say_what_is_heard():
     data = load("tones")
-    assert len(data) == 100 * len(data.classes) == 100 * 2 * (4 * len(NOTES) + 1)
+    assert len(data) == 40 * len(data.classes) == 40 * 2 * (4 * len(NOTES) + 1)
     assert {"soft string a3", "loud voice e4", "loud drum"} <= set(data.classes)
     labels = data.batch(torch.arange(0, len(data), 997))[1]
     assert labels is not None
@@ -71,3 +71,17 @@ def test_frequencies_are_equally_tempered():
 def test_sound_has_no_size():
     with pytest.raises(DataError, match="tones: expected no size, it is sound"):
         load("tones", size=8)
+
+
+def test_captions_say_what_classes_say_in_varied_words():
+    told, tones = load("tones:captions", seed=2), load("tones", seed=2)
+    rows = torch.arange(0, 1320, 5)
+    captions = told.captions(rows)  # type: ignore[attr-defined]
+    for caption, i in zip(captions, rows.tolist(), strict=True):
+        loud, instrument, *note = tones.classes[i % len(tones.classes)].split()
+        assert {loud, instrument, *note} <= set(caption.replace(",", "").split())
+    assert len({c.split()[0] for c in captions}) > 3
+    assert captions == told.captions(rows)  # type: ignore[attr-defined]
+    read = told.conditions(rows[:3])  # type: ignore[attr-defined]
+    assert read["text"].shape[1:] == told.null["text"].shape  # type: ignore[attr-defined]
+    torch.testing.assert_close(told.batch(rows[:2])[0], tones.batch(rows[:2])[0])

@@ -16,6 +16,7 @@ Opener = Callable[[str, tuple[int, ...]], "Codec"]
 CODECS: dict[str, str | Opener] = {
     "mdct": "flowmaps.codec.mdct:open_mdct",
     "stft": "flowmaps.codec.stft:open_stft",
+    "advance": "flowmaps.codec.stft:open_advance",
     "mel": "flowmaps.codec.stft:open_mel",
     "vae": "flowmaps.adapters.vae:open_vae",
 }

@@ -1,4 +1,4 @@
-r"""Short-time Fourier transforms: complex and invertible, or the logarithm of its loudness alone, whose phases are guessed.
+r"""Short-time Fourier transforms: complex and invertible, with phases or their advance, or loudness alone.
 
 Windows are Hann's over two hops, so frames overlap by half.
 """
@@ -14,45 +14,58 @@ from torch import Tensor
 
 from .base import check_clips, whole
 
-HOP = 256
-MELS = 64
+HOP = 500
+"""Samples between frames: at 16 kHz 31 ms, and frequencies 16 Hz apart."""
+
+MELS, MEL_HOP = 64, 256
 
 
 @final
 @dataclass(frozen=True)
 class STFT:
-    r"""Clips (channels, samples) as real and imaginary parts (channels x 2 x (hop + 1), frames), companded $|z|^{p}$.
+    r"""Clips (channels, samples) as real and imaginary parts (channels x 2 x (hop + 1), frames) of $g|y|^{p}e^{i\varphi}$.
 
     Twice as many numbers as samples: points that are no transform of any clip decode to the nearest one.
 
     Attributes:
         clip: Channels and samples.
         hop: Samples between frames.
-        power: p of the loudness; phases stay.
+        advance: $\varphi$ is how far the phase went since the frame before, not the phase itself: a steady note has the same
+            numbers in every frame. (The instantaneous frequency of GANSynth, Engel et al. 2019, arXiv:1902.08710, sec. 2.1,
+            as an angle, which never jumps, times the loudness, so that the phases of silence weigh nothing.)
+        power: p.
+        gain: g.
     """
 
     clip: tuple[int, int]
     hop: int = HOP
-    power: float = 0.5
+    advance: bool = False
+    power: float = 0.4
+    gain: float = 4.5
 
     @property
     def name(self) -> str:
-        return f"stft:{self.hop}"
+        return f"{'advance' if self.advance else 'stft'}:{self.hop}"
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.clip[0] * 2 * (self.hop + 1), self.clip[1] // self.hop + 1
 
     def encode(self, x: Tensor) -> Tensor:
-        y = torch.view_as_real(transform(x, self.hop)).permute(0, 1, 4, 2, 3)
-        size = y.square().sum(2, keepdim=True).sqrt().clamp(min=1e-20)
-        return (y * size.pow(self.power - 1)).reshape(len(x), *self.shape)
+        y = transform(x, self.hop)
+        phase = y.angle()
+        if self.advance:
+            phase = phase.diff(dim=-1, prepend=torch.zeros_like(phase[..., :1]))
+        z = torch.view_as_real(torch.polar(self.gain * y.abs().pow(self.power), phase))
+        return z.movedim(-1, 2).reshape(len(x), *self.shape)
 
     def decode(self, z: Tensor) -> Tensor:
-        y = z.reshape(len(z), self.clip[0], 2, self.hop + 1, -1)
-        size = y.square().sum(2, keepdim=True).sqrt()
-        y = (y * size.pow(1 / self.power - 1)).permute(0, 1, 3, 4, 2).contiguous()
-        return inverse(torch.view_as_complex(y), self.hop, self.clip[1])
+        parts = z.reshape(len(z), self.clip[0], 2, self.hop + 1, -1).movedim(2, -1).contiguous()
+        y = torch.view_as_complex(parts)
+        phase = y.angle().cumsum(-1) if self.advance else y.angle()
+        return inverse(
+            torch.polar((y.abs() / self.gain).pow(1 / self.power), phase), self.hop, self.clip[1]
+        )
 
 
 @final
@@ -76,7 +89,7 @@ class LogMel:
 
     clip: tuple[int, int]
     bands: int = MELS
-    hop: int = HOP
+    hop: int = MEL_HOP
     iterations: int = 32
 
     @property
@@ -109,6 +122,12 @@ def open_stft(rest: str, shape: tuple[int, ...]) -> STFT:
     """`stft` or `stft:HOP`."""
     check_clips("stft", shape)
     return STFT((shape[0], shape[1]), whole("stft", rest, HOP))
+
+
+def open_advance(rest: str, shape: tuple[int, ...]) -> STFT:
+    """`advance` or `advance:HOP`."""
+    check_clips("advance", shape)
+    return STFT((shape[0], shape[1]), whole("advance", rest, HOP), advance=True)
 
 
 def open_mel(rest: str, shape: tuple[int, ...]) -> LogMel:

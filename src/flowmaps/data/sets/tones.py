@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from flowmaps.data.batches import seeded
+from flowmaps.data.captions import Captioned
 from flowmaps.data.sets import Ask
+from flowmaps.data.text import Encoder, Words
 from flowmaps.data.tones import INSTRUMENTS, LOUDNESS, NOTES, RATE, SAMPLES, clip, frequency
 from flowmaps.errors import DataError
 
-CLIPS = 100
+CLIPS = 40
 """Clips of a class; more come with another seed."""
 
 
@@ -73,7 +75,50 @@ class Tones:
         return clip(instrument, note, loud == "loud", seeded("tones", self.split, self.seed, i))
 
 
-def _tones(ask: Ask) -> Tones:
+@final
+@dataclass(frozen=True, eq=False)
+class ToldTones(Captioned):
+    """The same clips with captions in place of classes, such as "a soft string plays c4".
+
+    Args:
+        tones: The clips.
+        encoder: What reads the captions.
+    """
+
+    tones: Tones
+    encoder: Encoder = Words(length=8, letters=8)
+    name: str = "tones:captions"
+    rate: int = RATE
+    shape: tuple[int, int] = (1, SAMPLES)
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tones)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, None]:
+        """As `Data.batch`."""
+        return self.tones.batch(index)[0], None
+
+    def captions(self, index: Tensor) -> list[str]:
+        """As `Captioned.captions`; the wording depends on seed, split and row."""
+        return [self._caption(i) for i in index.tolist()]
+
+    def _caption(self, i: int) -> str:
+        loud, instrument, note = parts(self.tones.classes[i % len(self.tones.classes)])
+        wording = seeded("caption", self.tones.split, self.tones.seed, i)
+        form = _WORDINGS[int(torch.randint(len(_WORDINGS), (1,), generator=wording))]
+        played = f" plays {note}" if note else " is hit"
+        return form.format(loud=loud, instrument=instrument, played=played, note=note or "a hit")
+
+
+_WORDINGS = (
+    "a {loud} {instrument}{played}",
+    "{instrument}, {loud}, {note}",
+    "{note} on a {instrument}, {loud}",
+)
+
+
+def _tones(ask: Ask) -> Tones | ToldTones:
     """Seconds of sound; clips have no size.
 
     Raises:
@@ -83,7 +128,8 @@ def _tones(ask: Ask) -> Tones:
         raise DataError(
             f"{ask.name}: expected no size, it is sound; got size={ask.size}; leave it out"
         )
-    return Tones(ask.split, ask.seed)
+    tones = Tones(ask.split, ask.seed)
+    return ToldTones(tones) if ask.name == "tones:captions" else tones
 
 
-LOADERS = {"tones": _tones}
+LOADERS = {"tones": _tones, "tones:captions": _tones}
