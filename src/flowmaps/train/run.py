@@ -113,7 +113,7 @@ class Config(_Model):
     size: int | None = Field(None, ge=1)
     """Side of the images, for folders of pictures of any size; samples of a clip, for folders of sound (16 kHz)."""
     codec: str | None = None
-    """Learn points of a codec instead of the data: mdct, stft or mel of sound (mdct:BINS and so on), vae:FOLDER of images."""
+    """Learn points of a codec instead of the data: advance, mdct, stft or mel of sound, vae:FOLDER of images."""
     text: str | None = None
     """Text model of transformers (a folder, or a name on the hub) that reads captions; by default a dit learns to read bytes."""
     net: str = "mlp-base"
