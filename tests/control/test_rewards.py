@@ -8,6 +8,8 @@ from flowmaps.control.rewards import (
     Brightness,
     ClassLogProb,
     Colour,
+    Loudness,
+    Pitch,
     Symmetry,
     linear,
     pull,
@@ -80,3 +82,29 @@ def test_minus_infinity_forbids() -> None:
 def test_a_missing_gradient_is_refused(reward, sentence) -> None:
     with pytest.raises(ControlError, match=sentence):
         slope(reward, X)
+
+
+def test_loudness_is_in_decibels() -> None:
+    sound = torch.sin(torch.arange(8000, dtype=torch.float64) * 0.3).expand(2, 1, -1)
+    full = float(Loudness()(sound)[0])
+    assert full == pytest.approx(-3.01, abs=0.01)
+    assert float(Loudness()(0.1 * sound)[1]) == pytest.approx(full - 20)
+    assert float(Loudness()(0 * sound)[0]) == pytest.approx(-120)
+
+
+def test_a_note_has_its_pitch_and_no_other() -> None:
+    rate, n = 8000, 4000
+    seconds = torch.arange(n, dtype=torch.float64) / rate
+
+    def tone(*frequencies: float) -> torch.Tensor:
+        return sum(torch.sin(2 * torch.pi * f * seconds + f) for f in frequencies)[None]
+
+    reward = Pitch(440.0, rate)
+    assert float(reward(tone(440.0))) == pytest.approx(0, abs=1e-3)
+    assert float(reward(tone(440.0, 880.0, 1320.0))) == pytest.approx(0, abs=1e-3)
+    assert float(reward(tone(600.0))) < -6
+    assert float(reward(tone(440.0, 600.0))) == pytest.approx(-0.693, abs=0.01)  # half the power
+    assert float(reward(3 * tone(440.0, 600.0))) == pytest.approx(-0.693, abs=0.01)
+    assert float(slope(reward, tone(440.0, 600.0))[1].abs().max()) > 0
+    with pytest.raises(ControlError, match="two periods"):
+        Pitch(3.0, rate)(tone(440.0))

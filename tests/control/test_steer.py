@@ -9,6 +9,7 @@ from worlds import G_MEAN, G_VAR, GAUSS, M1, PULL, RIGHT, TILT, D, column, modes
 from flowmaps.control.rewards import Scaled, linear, pull
 from flowmaps.control.steer import (
     Damped,
+    Diamond,
     Exact,
     LookAhead,
     Posterior,
@@ -23,7 +24,7 @@ from flowmaps.control.steer import (
 from flowmaps.core.flow_map import NetFlowMap
 from flowmaps.core.interpolant import linear as linear_path
 from flowmaps.core.interpolant import trig
-from flowmaps.core.oracle import Gaussian, Mixture
+from flowmaps.core.oracle import Gaussian, Mixture, Product
 from flowmaps.core.solver import HEUN
 from flowmaps.errors import ControlError
 from flowmaps.sample import solve, uniform
@@ -138,6 +139,30 @@ def test_posterior_draws_converge_to_the_value(gen, through) -> None:
     few = Posterior(draws=4, steps=12)
     many = few(walked(world), reward, x.repeat(2000, 1), t.repeat(2000))
     assert abs(float(many.mean()) - 1.29) < 0.03
+
+
+@pytest.mark.parametrize("path", [linear_path(), trig()], ids=["linear", "trig"])
+def test_diamonds_are_weighted_posterior_draws(path) -> None:
+    """The same point and mixture, from plain jumps (A.6b): without the weights the value would be that of another time."""
+    world = Product(column(0.3, 0.7), column(-2, 1.5), column(0.5, 0.8), path)
+    reward = linear(torch.tensor([1.2], dtype=D))
+    x, t = torch.full((1, 1), 0.05, dtype=D), torch.tensor([0.55], dtype=D)
+    exact = Exact().gradient(world.flow_map, reward, x, t)
+    many = Diamond(draws=8000)
+    if path == linear_path():
+        assert abs(float(many(world.flow_map, reward, x, t)) - 1.440) < 0.05
+    got = many.gradient(world.flow_map, reward, x, t)
+    assert abs(float(got / exact) - 1) < 0.05
+    with pytest.raises(ControlError, match="ratio above 1"):
+        Diamond(ratio=1.0)
+
+
+def test_steering_by_diamonds_finds_the_modes() -> None:
+    black_box = Scaled(lambda x: TILT(x).detach(), 1.0)
+    value = Diamond(draws=32)
+    out = steer(M1.flow_map, black_box, QUANTILES, uniform(25), value=value)
+    assert abs(modes(out.x)[0] - RIGHT) < 0.05
+    assert out.cost.backward == 0
 
 
 def test_steering_by_posterior_draws_needs_no_gradient(gen) -> None:

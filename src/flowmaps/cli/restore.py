@@ -42,10 +42,10 @@ class Options:
     """Share of the pixels lost (0.5), share of the side (0.5), deviation of the blur (1.5 pixels), or side of the squares (2)."""
     sigma: float = 0.05
     """Deviation of the noise of what is seen; data are in [-1, 1]."""
-    method: Literal["pigdm", "plug", "chain", "map", "denoise"] = "pigdm"
-    """Guided flow, plug and play, Markov chains in noise space, likeliest noise, or the posterior of noisy data."""
+    method: Literal["pigdm", "plug", "admm", "chain", "map", "denoise"] = "pigdm"
+    """Guided flow, plug and play, the same by ADMM, Markov chains in noise space, likeliest noise, or the posterior of noisy data."""
     steps: int | None = None
-    """Steps (pigdm 16, plug 32, denoise 16) or iterations (chain 100, map 50)."""
+    """Steps (pigdm 16, plug 32, admm 4, denoise 16) or iterations (chain 100, map 50)."""
     draws: int = 8
     """Draws per datum."""
     n: Annotated[int, arg(name="number", aliases=["-n"])] = 10
@@ -134,12 +134,13 @@ def _identity(x: "Tensor") -> "Tensor":
 
 def _method(options: Options, spread: float) -> "Restorer":
     """The method that was asked for; `spread` is the deviation of the data."""
-    from ..control.restore import Denoise, NoiseMAP, NoisePosterior, PiGDM, PlugAndPlay
+    from ..control.restore import Denoise, NoiseMAP, NoisePosterior, PiGDM, PlugAndPlay, PnPCM
 
     steps = options.steps
     made: dict[str, Callable[[], Restorer]] = {
         "pigdm": lambda: PiGDM(steps or 16, scale=spread),
         "plug": lambda: PlugAndPlay(steps or 32, scale=spread),
+        "admm": lambda: PnPCM(steps or 4, scale=spread),
         "chain": lambda: NoisePosterior(steps or 100),
         "map": lambda: NoiseMAP(steps or 50),
         "denoise": lambda: Denoise(steps or 16),

@@ -22,7 +22,9 @@ from .budget import Budget, Result
 from .conditions import normal, spread
 from .rewards import Reward, Scaled, slope
 from .values import (
+    LATEST,
     Damped,
+    Diamond,
     Exact,
     LookAhead,
     Posterior,
@@ -34,6 +36,7 @@ from .values import (
 
 __all__ = [
     "Damped",
+    "Diamond",
     "Exact",
     "LookAhead",
     "Posterior",
@@ -47,9 +50,6 @@ __all__ = [
     "steer",
     "tilted_denoiser",
 ]
-
-LATEST = 1 - 1e-3
-"""Steering at t = 1 would multiply an infinite kick by a vanishing gradient: it is evaluated here instead."""
 
 
 def kick(path: Interpolant, t: Tensor, x: Tensor) -> Tensor:
