@@ -105,7 +105,7 @@ def test_rows_are_independent_and_times_matter(family, gen) -> None:
 def test_dit_patches_are_undone(gen) -> None:
     """With identity layers the network would copy: patches and image are inverse to each other."""
     net, x = small("dit"), points(gen)
-    assert torch.equal(net._image(net._patches(x)), x)
+    assert torch.equal(net._unpatched(net._patches(x)), x)
     first = net._patches(x)[0, 1].reshape(
         3, 2, 2
     )  # the second token is the patch at rows 0-1, columns 2-3

@@ -1,3 +1,4 @@
+import base64
 import io
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from flowmaps.report import (
     Grid,
     Picture,
     Section,
+    Sound,
     article_figures,
     image_grid,
     ladder,
@@ -26,6 +28,7 @@ from flowmaps.report import (
     trajectory_strip,
     write_page,
 )
+from flowmaps.testing.worlds import product
 
 
 def images(n: int, channels: int = 1, size: int = 3) -> Tensor:
@@ -155,3 +158,26 @@ def test_pictures_on_the_page_are_the_pictures(tmp_path: Path):
     assert base64.b64decode(found[0]) == png_bytes(image_grid(images(4)))
     with Image.open(io.BytesIO(base64.b64decode(found[0]))) as picture:
         assert picture.size == image_grid(images(4)).size
+
+
+def test_clips_on_the_page_are_the_clips(tmp_path: Path):
+    sound = Sound({"one <jump>": b"RIFFabc"}, "What & where.")
+    page = write_page(tmp_path / "p.html", "t", "l", [Section("s", [sound])]).read_text()
+    found = re.search(r'<audio controls preload="none" src="data:audio/wav;base64,([^"]+)"', page)
+    assert found is not None
+    assert base64.b64decode(found[1]) == b"RIFFabc"
+    assert "one &lt;jump&gt;" in page
+    assert "What &amp; where." in page
+
+
+def test_a_strip_draws_what_is_seen_of_points():
+    flow_map = product().flow_map
+    noise = torch.tensor([[0.3, -0.7]], dtype=torch.float64)
+    seen: list[torch.Tensor] = []
+
+    def see(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x.float().reshape(-1, 1, 1, 2).clamp(-1, 1)
+
+    trajectory_strip(flow_map, noise, frames=3, steps=4, see=see)
+    assert [tuple(x.shape) for x in seen] == [(3, 2)] * 3
