@@ -368,6 +368,20 @@ def test_guidance_between_gaussians_in_closed_form(kind, scale) -> None:
     )
 
 
+def test_guidance_on_a_jump_is_another_law() -> None:
+    """Trap 6: one guided jump of the exact maps ends at deviation w s + (1 - w) s', and for w = 2.5 mirrors the law."""
+    maps = [
+        Gaussian(
+            *(torch.tensor([v], dtype=torch.float64) for v in law), interpolant.linear()
+        ).flow_map
+        for law in (STRONG, WEAK)
+    ]
+    noise = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    low, high = Autoguidance(*maps, 2.5)(noise, 1.0, 0.0)[:, 0].tolist()
+    assert math.isclose(high - low, 2.5 * 0.6 - 1.5 * 1.4)
+    assert high < low
+
+
 def test_autoguidance_is_off_at_one_and_outside_its_interval() -> None:
     strong, weak = walked(STRONG), walked(WEAK)
     x = torch.tensor([[-1.0], [0.3], [0.8], [2.0]], dtype=torch.float64)
