@@ -69,9 +69,7 @@ class ExactFlowMap(FlowMap):
         same = s == t
         if bool(same.all()):
             return self.world.velocity(x, s)
-        target = torch.where(
-            same, s - 0.5 * (s - 0.25), t
-        )  # any other time: both branches of `where` are computed
+        target = torch.where(same, 0.5 * s + 0.125, t)  # another time: both branches are computed
         u = (self.world.endpoint(x, s, target) - x) / like(torch.where(same, 1.0, target - s), x)
         return torch.where(like(same, x), self.world.velocity(x, s), u)
 

@@ -72,8 +72,8 @@ class Judging(Protocol):
         ...
 
 
-def nulls(data: Data) -> Mapping[str, Tensor]:
-    """What stands for "nothing is told" of a row of the data: of data with classes, the label after the last."""
+def nulls(data: object) -> Mapping[str, Tensor]:
+    """What stands for "nothing is told" of a row of `Data`: of data with classes, the label after the last."""
     if isinstance(data, Conditioned):
         return data.null
     classes = getattr(data, "classes", ())

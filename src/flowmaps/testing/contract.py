@@ -278,12 +278,12 @@ def _wide(b: Points) -> Points:
     return map_points(lambda value: value.double() if value.is_floating_point() else value, b)
 
 
-def _labels(recipe: Recipe, batch: int) -> dict[str, Tensor]:
-    return {"label": torch.arange(batch) % _classes(recipe)} if recipe.guidance else {}
-
-
 def _classes(recipe: Recipe) -> int:
     return int(recipe.guidance.null["label"]) if recipe.guidance else 0
+
+
+def _labels(recipe: Recipe, batch: int) -> dict[str, Tensor]:
+    return {"label": torch.arange(batch) % _classes(recipe)} if recipe.guidance else {}
 
 
 def _rows(
@@ -304,14 +304,9 @@ def _rows(
 def learn(recipe: Recipe, world: Rotated, steps: int, batch: int, seed: int) -> FlowMap:
     """Train a small network and return its moving average: Adam, cosine, both averages, and the teacher's refreshments."""
     generator = Generator().manual_seed(seed)
-    classes = _classes(recipe)
     guided = recipe.guidance is not None and recipe.guidance.conditioned
-    student = NetFlowMap(
-        _Small(classes, guided, seed),
-        recipe.interpolant,
-        recipe.parametrization,
-        local=recipe.local,
-    )
+    net = _Small(_classes(recipe), guided, seed)
+    student = NetFlowMap(net, recipe.interpolant, recipe.parametrization, local=recipe.local)
     shadow = deepcopy(student)
     target = deepcopy(student) if recipe.ema_target is not None else None
     # the exact velocity, as a one-time diffusion model: its jumps are steps of a solver, as those of a real teacher
