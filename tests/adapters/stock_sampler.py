@@ -1,5 +1,6 @@
 """Samples saved maps with diffusers only: flowmaps cannot be imported in this process. Run by test_export.py."""
 
+import itertools
 import json
 import os
 import sys
@@ -8,9 +9,13 @@ from pathlib import Path
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(sys.argv[1]) / "modules")}
 sys.modules["flowmaps"] = None  # import flowmaps: ModuleNotFoundError
 
-import diffusers
-import torch
-from safetensors.torch import load_file, save_file
+import diffusers  # noqa: E402
+import torch  # noqa: E402
+from diffusers.utils import logging  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+logging.disable_progress_bar()
+torch.set_num_threads(1)
 
 
 def carried(folder, noise, steps, cond):
@@ -57,7 +62,7 @@ def any_flow(folder, noise, steps, cond):
     )
     scheduler.set_timesteps(steps)
     times, x = [*scheduler.timesteps, torch.zeros(())], noise
-    for t, r in zip(times[:-1], times[1:], strict=True):
+    for t, r in itertools.pairwise(times):
         told = {
             name: value.float().expand(x.shape[:2])
             for name, value in (("timestep", t), ("r_timestep", r))

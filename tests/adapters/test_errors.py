@@ -98,11 +98,13 @@ def test_a_model_without_its_scheduler() -> None:
 
 
 def test_schedulers() -> None:
+    with pytest.raises(AdapterError, match="EDMEulerScheduler knows .* got 'sample'"):
+        schedule(diffusers.EDMEulerScheduler(), "sample")
+    with pytest.raises(AdapterError, match="TrigFlow's scheduler.* got prediction 'epsilon'"):
+        schedule(diffusers.SCMScheduler(), "epsilon")
     with pytest.raises(
-        AdapterError, match="noise schedule of EDMEulerScheduler is not known: pass scheduler="
+        AdapterError, match="noise schedule of ScoreSdeVeScheduler is not known: pass scheduler="
     ):
-        schedule(diffusers.EDMEulerScheduler())
-    with pytest.raises(AdapterError, match="noise schedule of ScoreSdeVeScheduler is not known"):
         schedule(diffusers.ScoreSdeVeScheduler())
     with pytest.raises(AdapterError, match=r"zero terminal SNR.*v_prediction"):
         schedule(diffusers.DDIMScheduler(rescale_betas_zero_snr=True))

@@ -1,6 +1,7 @@
 """Saved maps: sampled by diffusers alone as by us, loaded again, refused with a reason, pushed to a stand-in of the hub."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +12,21 @@ import torch
 pytest.importorskip("diffusers", reason="needs the extra: pip install 'flowmaps[diffusers]'")
 
 import diffusers
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flowmaps.adapters.carried import Jump
+from flowmaps.adapters.carried import FlowMapModel, Jump
 from flowmaps.adapters.diffusers import add_lora, denoiser, flow_map, velocity
-from flowmaps.adapters.export import save, start
+from flowmaps.adapters.export import load, push_to_hub, save, start
 from flowmaps.core.flow_map import NetFlowMap
 from flowmaps.core.interpolant import linear
+from flowmaps.errors import AdapterError
 from flowmaps.sample import sample
 from flowmaps.testing.zoo import ZOO
+
+# diffusers 0.42 under numpy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SAMPLER = Path(__file__).with_name("stock_sampler.py")
 
@@ -80,6 +86,12 @@ def cases():
         ),
         "latent": (latent, latent_pipeline(latent), "stable_diffusion", (1, 4)),
         "straight": (student_of("DiT", linear()), None, "carried", (1, 5)),
+        "odd": (
+            student_of("DiT", scheduler=diffusers.DDPMScheduler(num_train_timesteps=957)),
+            None,
+            "carried",
+            (4,),
+        ),
         "lora": (student_of("SDXL UNet", lora=2), None, "carried", (2,)),
         "zero-snr": (
             student_of(
@@ -106,8 +118,9 @@ def cases():
 
 
 NAMES = {
-    "ddpm": "UNet2D", "latent": "SD 1.5 UNet", "straight": "DiT", "lora": "SDXL UNet", "zero-snr": "PixArt", "flux": "Flux",
-    "sd3": "SD3", "audio": "Stable Audio", "edm": "UNet2D", "edm-v": "UNet2D", "trigflow": "DiT", "any-flow": "AnyFlow",
+    "ddpm": "UNet2D", "latent": "SD 1.5 UNet", "straight": "DiT", "odd": "DiT", "lora": "SDXL UNet", "zero-snr": "PixArt",
+    "flux": "Flux", "sd3": "SD3", "audio": "Stable Audio", "edm": "UNet2D", "edm-v": "UNet2D", "trigflow": "DiT",
+    "any-flow": "AnyFlow",
 }  # fmt: skip
 
 
@@ -163,3 +176,128 @@ def test_diffusers_alone_draws_our_samples(name: str, drawn: dict) -> None:
         d = float((mine - theirs).abs().max() / theirs.abs().max())
         print(name, steps, d)
         assert d < 1e-5
+
+
+@pytest.mark.parametrize("name", ["ddpm", "straight", "lora", "audio", "edm-v", "any-flow"])
+def test_loaded_again_it_is_the_same_map(name: str, drawn: dict) -> None:
+    case = drawn[name]
+    again = load(case["folder"], constant=ZOO[NAMES[name]].constant())
+    assert again.interpolant == case["student"].interpolant
+    torch.testing.assert_close(
+        ours(case, again, 2), ours(case, case["student"], 2), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_the_student_stays_as_it_is(drawn: dict) -> None:
+    model = denoiser(drawn["lora"]["student"]).model
+    assert model.peft_config
+    assert model._followed is None
+
+
+def test_a_pipeline_of_another_kind_takes_the_map_too(drawn: dict) -> None:
+    """The map reads the next timestep off the scheduler of whatever pipeline it is put into."""
+    case = drawn["latent"]
+    model = denoiser(load(case["folder"])).model
+    x, cond = (
+        case["noise"]["noise"],
+        {"encoder_hidden_states": case["noise"]["encoder_hidden_states"]},
+    )
+    scheduler = diffusers.EulerDiscreteScheduler(**SD, timestep_spacing="trailing")
+    scheduler.set_timesteps(4)
+
+    class Pipeline:
+        pass
+
+    pipeline = Pipeline()
+    pipeline.scheduler = scheduler
+    model.follow(pipeline)
+    y = x * scheduler.init_noise_sigma
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            out = model(scheduler.scale_model_input(y, t), t, **cond, return_dict=False)[0]
+            y = scheduler.step(out, t, y).prev_sample
+    torch.testing.assert_close(y, ours(case, case["student"], 4), rtol=1e-4, atol=1e-4)
+
+
+def test_the_card(tmp_path: Path) -> None:
+    rows = [{"steps": 1, "Frechet distance": 12.34567}, {"steps": 4, "Frechet distance": 3.0}]
+    pipeline = diffusers.DDPMPipeline(ZOO["UNet2D"].build(), diffusers.DDPMScheduler())
+    pipeline.register_to_config(_name_or_path="someone/teacher")
+    save(student_of("UNet2D"), tmp_path / "map", pipeline=pipeline, results=rows, notes="Digits.")
+    text = (tmp_path / "map" / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    about = yaml.safe_load(front)
+    assert (about["base_model"], about["library_name"]) == ("someone/teacher", "diffusers")
+    assert "| 1 | 12.35 |\n| 4 | 3 |" in body
+    assert "Digits." in body
+    code = body.split("```python\n")[1].split("```")[0]
+    assert "trust_remote_code=True" in code
+    compile(code, "card", "exec")
+
+
+def test_a_folder_in_the_way(tmp_path: Path) -> None:
+    student, place = student_of("DiT"), tmp_path / "map"
+    place.mkdir()
+    (place / "thesis.tex").write_text("years of work")
+    with pytest.raises(AdapterError, match=r"map is in the way.*overwrite=True"):
+        save(student, place)
+    assert [p.name for p in tmp_path.iterdir()] == ["map"]
+    save(student, place, overwrite=True)
+    assert not (place / "thesis.tex").exists()
+
+
+def test_what_cannot_be_saved_or_loaded(tmp_path: Path, drawn: dict) -> None:
+    field = velocity(ZOO["DiT"].build(), scheduler=ZOO["DiT"].scheduler())
+    with pytest.raises(AdapterError, match="a velocity has one time and no jumps to save"):
+        save(field, tmp_path / "map")
+    diffusers.DDPMPipeline(ZOO["UNet2D"].build(), diffusers.DDPMScheduler()).save_pretrained(
+        tmp_path / "teacher"
+    )
+    with pytest.raises(AdapterError, match=r"UNet2DModel, which knows one time only: velocity"):
+        load(tmp_path / "teacher")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AdapterError, match=r"neither model_index\.json"):
+        load(tmp_path / "empty")
+    with pytest.raises(AdapterError, match="cannot be loaded as a pipeline"):
+        save(student_of("DiT"), tmp_path / "map", pipeline=tmp_path / "empty")
+    broken = tmp_path / "broken"
+    shutil.copytree(drawn["straight"]["folder"], broken)
+    weights = broken / "flow_map" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:99])
+    with pytest.raises(AdapterError, match=r"cannot be loaded as FlowMapModel .*: save it again"):
+        load(broken)
+
+
+def test_push_to_a_stand_in_of_the_hub(
+    tmp_path: Path, drawn: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's two calls land in a folder; what lies there is the map."""
+    hub, calls = tmp_path / "hub", []
+
+    class Repo(str):
+        repo_id = "someone/map"
+
+    def create_repo(self, name, *, private, exist_ok):
+        calls.append((name, private, exist_ok))
+        return Repo("https://hub/someone/map")
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        shutil.copytree(folder_path, hub / repo_id)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", create_repo)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload_folder)
+    folder = drawn["straight"]["folder"]
+    assert push_to_hub(folder, "someone/map", private=True) == "https://hub/someone/map"
+    assert calls == [("someone/map", True, True)]
+    sent = {p.relative_to(hub / "someone/map") for p in (hub / "someone/map").rglob("*.*")}
+    assert {Path("README.md"), Path("flow_map.py"), Path("flow_map/flow_map.py")} <= sent
+    assert isinstance(denoiser(load(hub / "someone/map")).model, FlowMapModel)
+    with pytest.raises(AdapterError, match=r"has no model_index\.json"):
+        push_to_hub(tmp_path, "someone/map")
+
+    def refused(self, name, **options):
+        raise OSError("401 Unauthorized")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refused)
+    with pytest.raises(AdapterError, match=r"401 Unauthorized.*hf auth login"):
+        push_to_hub(folder, "someone/map")

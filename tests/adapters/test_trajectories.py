@@ -18,6 +18,12 @@ from flowmaps.testing.zoo import ZOO, Specimen
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+EXPLODING = (
+    diffusers.EulerDiscreteScheduler,
+    diffusers.HeunDiscreteScheduler,
+    diffusers.EDMEulerScheduler,
+    diffusers.EDMDPMSolverMultistepScheduler,
+)
 TABLES = [name for name, specimen in ZOO.items() if not specimen.flow]
 FLOWS = [name for name, specimen in ZOO.items() if specimen.flow]
 
@@ -68,9 +74,7 @@ def apart(specimen, model, scheduler, x, cond, solver, steps=4) -> float:
         theirs = stock(specimen, model, scheduler, x, steps, cond | specimen.constant())
         grid = denoiser(field).schedule.grid(steps)
         start = x * getattr(scheduler, "init_noise_sigma", 1.0)
-        if isinstance(
-            scheduler, diffusers.EulerDiscreteScheduler | diffusers.HeunDiscreteScheduler
-        ):
+        if isinstance(scheduler, EXPLODING):
             start = start * field.interpolant.alpha(grid[0])  # their points are x / alpha
         if solver is HEUN and not specimen.flow:
             ours = karras_heun(field, model, scheduler, specimen, start, grid, cond)
@@ -198,3 +202,53 @@ def test_the_cosine_scheduler_of_stable_audio(gen: torch.Generator) -> None:
         torch.testing.assert_close(
             ours, scheduler.precondition_outputs(point, out, sigma), rtol=1e-4, atol=1e-4
         )
+
+
+EDM = {
+    "euler": (lambda **o: diffusers.EDMEulerScheduler(**o), DDIM()),
+    "euler, v, exponential": (
+        lambda **o: diffusers.EDMEulerScheduler(
+            prediction_type="v_prediction", sigma_schedule="exponential", **o
+        ),
+        DDIM(),
+    ),
+    "dpm++": (lambda **o: diffusers.EDMDPMSolverMultistepScheduler(**o), DPMSolverPP()),
+}
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 1.3])
+@pytest.mark.parametrize("method", EDM)
+def test_edm(method: str, sigma_data: float, gen: torch.Generator) -> None:
+    """Data of any variance, Karras's and exponential levels, both predictions."""
+    make, solver = EDM[method]
+    specimen, model, x, cond = scene("UNet2D", gen)
+    assert apart(specimen, model, make(sigma_data=sigma_data), x, cond, solver, steps=6) < 1e-4
+
+
+def test_trigflow(gen: torch.Generator) -> None:
+    """SCM's scheduler adds noise between its steps, so the denoised points are compared; its points carry the data's scale."""
+    specimen, model, x, cond = scene("DiT", gen)
+    scheduler = diffusers.SCMScheduler(sigma_data=0.5)
+    field = velocity(model, scheduler=scheduler)
+    angles = torch.tensor([1.5, 1.1, 0.4, 0.0])
+    scheduler.set_timesteps(3, timesteps=angles, max_timesteps=None, intermediate_timesteps=None)
+    for s in scheduler.timesteps[:-1]:
+        with torch.no_grad():
+            out = model(x, timestep=s.double().expand(2), **cond, return_dict=False)[0][:, :4]
+            ours = field.denoise(x, s.double() / (torch.pi / 2), **cond)
+        theirs = scheduler.step(0.5 * out, s, 0.5 * x).pred_original_sample / 0.5
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_flow_that_trigflow_drives(gen: torch.Generator) -> None:
+    """Sana-Sprint's pipeline turns angles into flow times and the flow into TrigFlow's velocity, as written out here."""
+    specimen, model, x, cond = scene("Sana", gen)
+    field = velocity(model, scheduler=diffusers.SCMScheduler(), prediction="flow_prediction")
+    angle = torch.tensor(1.1, dtype=torch.float64)
+    time = angle.sin() / (angle.cos() + angle.sin())
+    scale = (time**2 + (1 - time) ** 2).sqrt()
+    with torch.no_grad():
+        v = model(x * scale, timestep=time.expand(2), **cond, return_dict=False)[0]
+        out = ((1 - 2 * time) * x * scale + (1 - 2 * time + 2 * time**2) * v) / scale
+        ours = field.denoise(x * scale, time, **cond)
+    torch.testing.assert_close(ours, angle.cos() * x - angle.sin() * out, rtol=1e-6, atol=1e-6)

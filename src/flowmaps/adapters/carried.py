@@ -195,7 +195,8 @@ class FlowMapModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         super().enable_gradient_checkpointing(replayed)
 
     def _embedders(self) -> list[TwoTime]:
-        return [module for module in self.backbone.modules() if isinstance(module, TwoTime)]
+        # by name: diffusers runs this file once per component that it loads, and each time makes another class
+        return [m for m in self.backbone.modules() if type(m).__name__ == TwoTime.__name__]  # pyright: ignore[reportReturnType]
 
     @contextmanager
     def _told(self, gap: Tensor | None) -> Generator[None]:
@@ -262,6 +263,36 @@ def clock(scheduler: Any) -> tuple[Tensor, float | None]:
         clean, length = 0.0, float(config["num_train_timesteps"])
     times = torch.as_tensor(scheduler.timesteps).double().cpu()
     return torch.cat([times, times.new_tensor([clean])]), length
+
+
+class FlowMapDDIMScheduler(diffusers.DDIMScheduler):
+    """DDIM without noise whose step ends at the timestep it asks for next: the stock one's goes a whole number of times as far."""
+
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, *_: Any, **options: Any
+    ) -> Any:
+        times = clock(self)[0]
+        here = int((times[:-1] - float(timestep)).abs().argmin())
+        levels = [
+            self.alphas_cumprod[int(n)] if n >= 0 else self.final_alpha_cumprod
+            for n in times[here : here + 2]
+        ]
+        (a, sigma), (b, after) = [(level**0.5, (1 - level) ** 0.5) for level in levels]
+        kind = self.config["prediction_type"]
+        if kind == "v_prediction":
+            x_0, eps = a * sample - sigma * model_output, a * model_output + sigma * sample
+        elif kind == "sample":
+            x_0, eps = model_output, (sample - a * model_output) / sigma
+        else:
+            x_0, eps = (sample - sigma * model_output) / a, model_output
+        out = b * x_0 + after * eps
+        return FlowMapStep(prev_sample=out) if options.get("return_dict", True) else (out,)
+
+
+class FlowMapStep(BaseOutput):
+    """What a step returns."""
+
+    prev_sample: Tensor
 
 
 class CosineEulerScheduler(diffusers.EDMEulerScheduler):

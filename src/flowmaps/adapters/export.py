@@ -12,6 +12,7 @@ up in the scheduler; elsewhere a pipeline travels in the folder (`adapters.carri
 
 import contextlib
 import copy
+import json
 import os
 import shutil
 import warnings
@@ -146,6 +147,21 @@ def start(student: NetFlowMap, noise: Tensor, steps: int) -> tuple[Tensor, Tenso
     if isinstance(student.net, OnPath):
         times = path.time_at(read_as.path.log_snr(times)).clamp(0, 1)
     return noise * path.scale(times[0]).to(noise), times
+
+
+def shape_of(folder: str | Path, student: NetFlowMap) -> tuple[int, ...]:
+    """Shape of a point, as the folder or the model's config says it.
+
+    Raises:
+        AdapterError: If neither does.
+    """
+    index = Path(folder) / "model_index.json"
+    said = json.loads(index.read_text(encoding="utf-8")).get("shape") if index.is_file() else None
+    config: Any = getattr(denoiser(student).model, "config", {})
+    channels, size = config.get("in_channels"), config.get("sample_size")
+    if said is None and (not isinstance(channels, int) or size is None):
+        raise AdapterError(f"{folder} does not say what the shape of a point is: give it as shape")
+    return tuple(said or (channels, *((size, size) if isinstance(size, int) else size)))
 
 
 def push_to_hub(

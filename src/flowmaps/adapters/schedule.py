@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.interpolant import Interpolant, linear, trig
 from ..core.parametrization import Average, Boundary, Denoised, EDMTwoTime, Parametrization
 from ..errors import AdapterError
-from .carried import CosineEulerScheduler, TrigFlowEulerScheduler
+from .carried import CosineEulerScheduler, FlowMapDDIMScheduler, TrigFlowEulerScheduler
 from .table import tabulated
 
 NEEDS = "pass scheduler= one with a table alphas_cumprod (DDPMScheduler(...)), a flow-matching one, EDM's or SCMScheduler"
@@ -159,12 +159,14 @@ def walking(read_as: Schedule) -> Schedule:
         kind = kinds[reading.prediction] if isinstance(reading, Denoised) else "v_prediction"
         plain = {"clip_sample": False, "thresholding": False, "set_alpha_to_one": True}
         settings = {**config, **plain, "prediction_type": kind, "timestep_spacing": "trailing"}
-        new = _made(diffusers.DDIMScheduler, settings)
+        # where 1, 2, 4, 5 and 8 steps divide the timesteps the stock scheduler does
+        ddim = FlowMapDDIMScheduler if read_as.horizon % 40 else diffusers.DDIMScheduler
+        new = _made(ddim, settings)
         table = old.alphas_cumprod.double()
         if (new.alphas_cumprod.double().sqrt() - table.sqrt()).abs().max() > 1e-6:
             betas = 1 - table / torch.cat([table.new_ones(1), table[:-1]])
             new = _made(
-                diffusers.DDIMScheduler,
+                ddim,
                 {**settings, "trained_betas": betas.tolist(), "rescale_betas_zero_snr": False},
             )
     return replace(read_as, scheduler=new)

@@ -63,9 +63,9 @@ class MonotoneCubic:
 
     def inverse(self, theta: Tensor) -> Tensor:
         """The time of an angle; below the first knot 0, above the last 1."""
-        flat = theta.detach().clamp(float(self.knots[0]), float(self.knots[-1])).contiguous()
-        cell = torch.searchsorted(self._on(self.knots, theta), flat, right=True) - 1
-        cell = cell.clamp(0, self.cells - 1)
+        flat = theta.detach().clamp(float(self.knots[0]), float(self.knots[-1]))
+        # counted, not searched for: ONNX has no sorted search
+        cell = (self._on(self.knots[1:-1], theta) <= flat[..., None]).sum(-1)
         a, b, c, d = self._row(cell, theta)
         low, high = torch.zeros_like(flat), torch.ones_like(flat)
         for _ in range(54 if theta.dtype == torch.float64 else 25):  # a bit of the mantissa each

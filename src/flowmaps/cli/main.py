@@ -27,6 +27,7 @@ COMMANDS = {
     "recipes": "the methods that can be trained",
     "pairs": "store a model's trajectories, to learn a map from them",
     "cite": "BibTeX of a method",
+    "export": "a map as a graph: ONNX, or torch.export",
     "arena": "recipes on equal terms: same network, data and compute, over seeds",
     "demo": "all of the above on scikit-learn's digits, in a few minutes",
 }
