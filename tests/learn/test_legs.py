@@ -360,6 +360,21 @@ def test_the_exam_tells_the_bias_of_a_leg_from_a_wrong_one(leg, monkeypatch) -> 
     assert refined_stationarity(recipe)[0] > 2 * STANDARD_ERRORS
 
 
+def test_a_leg_below_the_resolution_of_times_is_a_velocity(gen) -> None:
+    """Rows whose w rounds to s, though t does not: 1 in 10^5 of a law of pairs, and enough to end a run."""
+    s = torch.tensor([0.1635, 0.87, 0.5, 0.7])
+    t = s - torch.tensor([3e-8, 6e-8, 2.4e-7, 0.6])
+    times = Times(s, s + 0.02 * (t - s), t)
+    assert times.w[:3].equal(s[:3])
+    assert not times.t[:3].eq(s[:3]).any()
+    x, v = torch.randn(2, 4, 2, generator=gen)
+    f = NetFlowMap(lambda x, s, t: torch.tanh(x) * (1 + s[:, None] - t[:, None]), linear())
+    u, target = ShortLeg()(f, Points(x, v, times, {}, torch.tensor(0.5)), Exact(None, f))
+    torch.testing.assert_close(target[:3], v[:3], rtol=1e-4, atol=1e-4)
+    assert bool((target[3] - v[3]).abs().max() > 0.1)
+    assert bool(u.isfinite().all())
+
+
 def test_gradients_reach_the_prediction_alone(gen) -> None:
     """Gradient-as-target: the gradient of |u - sg(u) + sg(g)|^2 / 2 is <g, du>, that of |u - T|^2 / 2 gamma times less."""
     world = worlds.gaussian()

@@ -113,7 +113,8 @@ class ShortLeg:
         with torch.no_grad():
             first = self._first(f, b, models)
             rest = self._rest(f, b.x + like(w - s, b.x) * first, b, models)
-        same = s == t
+        # a leg below the resolution of times is as long as its jump, which is hardly longer
+        same = (s == t) | ((s == w) & ((s - t).abs() < 1e-3))
         share = like(torch.where(same, 1.0, (w - s) / torch.where(same, 1.0, t - s)), b.x)
         u = f.mean_velocity(b.x, s, t, **b.cond)
         target = share * first + (1 - share) * rest
