@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test diffusers check docs examples bench mutants build clean format lint types layers budget doctest blocks methods methods-check which
+.PHONY: help demo demo-prompts test diffusers check docs examples bench mutants build clean format lint types layers budget doctest blocks methods methods-check which
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,7 +20,7 @@ DEV := .venv/.stamp-dev
 PIP := $(BIN)/python -m pip install -qq --no-compile --prefer-binary -c constraints.txt $(PIP_ARGS)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 define venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -44,6 +44,9 @@ $(DEV): pyproject.toml constraints.txt
 
 demo: $(BASE)  ## train, sample and measure a small flow map; the report lands in demo/
 	$(BIN)/flowmaps demo --out demo
+
+demo-prompts: $(BASE)  ## the same for pictures of prompts, in a quarter of an hour; the report lands in demo-prompts/
+	$(BIN)/flowmaps demo prompts --out demo-prompts
 
 # A process per core, of one thread each: small tensors gain nothing from more.
 test: $(DEV)  ## run the tests

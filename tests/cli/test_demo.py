@@ -1,6 +1,7 @@
 """`flowmaps demo` with seconds of training: what it writes, and what it does the second time."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,12 +9,20 @@ import pytest
 @pytest.fixture(scope="module", autouse=True)
 def tiny_settings():
     """The demo's own settings, with networks that are quick to sample."""
-    from flowmaps.cli import demo_settings
+    from flowmaps.cli.demo_settings import DEMOS
+
+    def smaller(config, **changes):
+        run = config.run.model_copy(update={"compile": "no", "precision": "fp32"})
+        return config.model_copy(update={"net": "mlp-tiny", "run": run} | changes)
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("BASELINE", "FLOW_MAP"):
-            config = getattr(demo_settings, name).model_copy(update={"net": "mlp-tiny"})
-            patch.setattr(demo_settings, name, config)
+        for name, changes in (("digits", {}), ("prompts", {"net": "dit-tiny", "patch": 16})):
+            demo = DEMOS[name]
+            small = {
+                key: smaller(getattr(demo, key), **changes) for key in ("baseline", "flow_map")
+            }
+            steps = {"baseline_steps": (1, 8)} if name == "prompts" else {}
+            patch.setitem(DEMOS, name, replace(demo, **small, **steps))
         yield
 
 
@@ -67,3 +76,26 @@ def test_foreign_folders_are_left_alone(call, tmp_path) -> None:
     assert status == 2
     assert "is not a run of the demo" in err
     assert (tmp_path / "baseline" / "thesis.tex").exists()
+
+
+def test_the_demo_of_prompts_measures_what_was_asked_for(call, tmp_path) -> None:
+    from flowmaps.cli.demo import configurations, measure, text_table
+    from flowmaps.cli.demo_page import lead, samples_picture
+    from flowmaps.cli.demo_settings import DEMOS
+    from flowmaps.train import setup
+
+    demo = DEMOS["prompts"]
+    for name, config in configurations(demo, tmp_path, None).items():
+        run = config.run.model_copy(update={"steps": 2, "seconds": None, "batch": 16})
+        setup.train(config.model_copy(update={"run": run}), tmp_path / name)
+    report, measured = measure(demo, tmp_path, 12)
+    keys = {"model", "recipe", "sampler", "nfe", "adherence", "adherence_held_out", "seconds"}
+    assert all(set(row) == keys for row in (*report["rows"], report["own_walk"]))
+    assert [row["nfe"] for row in report["rows"]] == [1, 2, 4, 2, 16]
+    assert report["own_walk"]["sampler"] == "8 heun steps"
+    assert report["one_sample"]["jump"] < report["one_sample"]["walk"]
+    assert "300" not in lead(report, demo)
+    assert "adherence_held_out" in text_table(report["rows"], list(demo.scores))
+    picture = samples_picture(measured)
+    assert picture.height > 10 * 96
+    assert "there is a demo of digits and of prompts" in call("demo", "promts")[2]

@@ -105,7 +105,9 @@ def test_half_precision_on_a_cpu_is_the_same_to_its_digits(x) -> None:
         plain = net(x, S.float(), T.float(), **cond)
         with torch.autocast("cpu", torch.bfloat16):
             half = net(x, S.float(), T.float(), **cond)
-    assert_close(half.float(), plain, rtol=0.1, atol=0.1)
+    assert (
+        half.float() - plain
+    ).norm() < 0.05 * plain.norm()  # seven bits, through two blocks of each kind
 
 
 def test_a_network_is_described_by_what_the_data_tell(x) -> None:

@@ -4,23 +4,26 @@ Examples:
   flowmaps demo --out demo                 a few minutes on two cores; then open demo/report.html
   flowmaps demo --seconds 10 -n 1000       a quick look
   flowmaps demo --again                    train anew instead of using what lies in --out
+  flowmaps demo prompts --out demo-prompts    a quarter of an hour: scenes of shapes by their captions
 
 First a baseline, flow matching on scikit-learn's digits, which is walked with 1 to 64 Heun steps; then a flow map, distilled
-from it, which jumps 1 to 8 times. Both draw the same number of samples of every digit from the same noise.
+from it, which jumps 1 to 8 times. Both draw the same number of samples of every digit from the same noise. The demo of prompts
+does the same with captions, and reads from the pixels whether what they ask for is there.
 """
 
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from ..errors import CheckpointError
 from ..train.run import Config
-from . import demo_settings as settings
+from .demo_settings import DEMOS, Demo
 from .options import UsageError, parse
 from .words import say, table
 
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..report.compare import Row
-    from .draw import Model
-    from .scores import Judge
+    from .draw import Model, Way
+    from .scores import Judge, Reader
 
 
 @final
@@ -37,12 +40,14 @@ if TYPE_CHECKING:
 class Options:
     """Options of `flowmaps demo`."""
 
+    name: Annotated[Positional[str], arg(metavar="[digits|prompts]")] = "digits"
+    """What is drawn."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("demo")
     """Where the page, the pictures, report.json and the two runs go."""
     seconds: Annotated[float | None, arg(metavar="FLOAT")] = None
-    """Training time of each model; by default 50 and 98 seconds."""
-    n: Annotated[int, arg(name="number", aliases=["-n"])] = settings.SAMPLES
-    """Samples that every row is measured on, all digits in turn."""
+    """Training time of each model; by default 50 and 98 seconds for digits, 7 and 5 minutes for prompts."""
+    n: Annotated[int | None, arg(name="number", aliases=["-n"], metavar="INT")] = None
+    """Samples that every row is measured on: 5,000 digits, all in turn, or 300 prompts of two kinds."""
     again: bool = False
     """Train anew even if the runs in --out are finished."""
     json: bool = False
@@ -52,12 +57,16 @@ class Options:
 def main(argv: list[str]) -> int:
     """Train, sample, measure, write."""
     options = parse(Options, argv, name="demo", about=f"{__doc__}")
-    if options.n < 10 or (options.seconds is not None and options.seconds <= 0):
+    if options.name not in DEMOS:
+        raise UsageError(f"there is a demo of {' and of '.join(DEMOS)}; got {options.name!r}")
+    demo = DEMOS[options.name]
+    count = demo.samples if options.n is None else options.n
+    if count < 10 or (options.seconds is not None and options.seconds <= 0):
         raise UsageError(f"the demo needs at least 10 samples and some time; got {options}")
     from .demo_page import write
 
     again = options.again
-    for name, config in configurations(options.out, options.seconds).items():
+    for name, config in configurations(demo, options.out, options.seconds).items():
         folder = options.out / name
         if not again and _progress(folder, config) >= 1:
             say(f"{folder} is trained already; --again trains it anew")
@@ -66,23 +75,23 @@ def main(argv: list[str]) -> int:
             say("stopped; everything is saved: give the same command again to go on")
             return 130
         again = again or name == "baseline"  # a map of an older baseline is none of this one
-    report, pictured = measure(options.out, options.n)
+    report, pictured = measure(demo, options.out, count)
     say("drawing the page ...")
     page = write(options.out, report, pictured)
     if options.json:
         print(json.dumps(report, indent=1))
     else:
-        print(text_table(report["rows"]))
+        print(text_table(report["rows"], list(demo.scores)))
         print(f"\n{page}")
     return 0
 
 
-def configurations(out: Path, seconds: float | None) -> dict[str, Config]:
+def configurations(demo: Demo, out: Path, seconds: float | None) -> dict[str, Config]:
     """The two runs by the name of their folder, the map's teacher being the baseline."""
     teacher = {"teacher": str(out / "baseline")}
     plans = {
-        "baseline": settings.BASELINE,
-        "flow_map": settings.FLOW_MAP.model_copy(update=teacher),
+        "baseline": demo.baseline,
+        "flow_map": demo.flow_map.model_copy(update=teacher),
     }
     if seconds is None:
         return plans
@@ -127,6 +136,7 @@ def _progress(folder: Path, config: Config) -> float:
 class Measured:
     """What the pictures are drawn from."""
 
+    demo: Demo
     model: "Model"
     baseline: "Model"
     rows: "list[Row]"
@@ -134,31 +144,48 @@ class Measured:
     cond: "dict[str, Tensor]"
 
 
-def measure(out: Path, n: int) -> tuple[dict[str, Any], Measured]:
+@final
+@dataclass(frozen=True)
+class Asked:
+    """Samples that one data set asks for: their noise, what they are told, and who judges them."""
+
+    suffix: str
+    noise: "Tensor"
+    cond: "dict[str, Tensor]"
+    labels: "Tensor | None"
+    scores: "Judge | Reader"
+
+
+def measure(demo: Demo, out: Path, n: int) -> tuple[dict[str, Any], Measured]:
     """The contents of report.json, and what the pictures need."""
     from .compare import conditions
-    from .draw import data_of, open_model
+    from .draw import Way, data_of, open_model
     from .scores import judge
 
     baseline, model = open_model(out / "baseline"), open_model(out / "flow_map")
-    data = data_of(model)
-    noise, cond, labels = conditions(model, data, n, 0, {})
-    scores = judge(data)
-    rows: list[Row] = []
-    plan: tuple[tuple[Literal["flow_map", "solved"], Model, str | None, tuple[int, ...]], ...] = (
-        ("flow_map", model, None, settings.FLOW_MAP_STEPS),
-        ("solved", baseline, settings.SOLVER, settings.BASELINE_STEPS),
-    )
-    for kind, drawn, solver, steps in plan:
-        say(f"sampling {n:,} digits with the {'flow map' if solver is None else 'baseline'} ...")
+    asked: list[Asked] = []
+    for suffix, name in (demo.judged or {"": None}).items():
+        data = data_of(model, name)
+        asked.append(Asked(suffix, *conditions(model, data, n, 0, {}), judge(data)))
+    longest = Way(max(demo.baseline_steps), demo.solver)
+    say(f"sampling {n:,} {demo.things} by jumps and by walks ...")
+    rows = [
+        _row("flow_map", model, Way(k), demo, asked, first=k == demo.flow_map_steps[0])
+        for k in demo.flow_map_steps
+    ]
+    rows += [
         _row(
-            kind, drawn, solver, 1, scores, noise[:100], {k: v[:100] for k, v in cond.items()}, None
-        )  # allocates
-        rows += [_row(kind, drawn, solver, k, scores, noise, cond, labels) for k in steps]
+            "solved", baseline, Way(k, demo.solver), demo, asked, first=k == demo.baseline_steps[0]
+        )
+        for k in demo.baseline_steps
+    ]
+    own = _row("flow_map", model, longest, demo, asked)
     report = {
-        "data": f"digits: {len(data):,} scans of {'x'.join(map(str, data.shape[1:]))} pixels (scikit-learn)",
+        "data": demo.about.format(n=len(data_of(model))),
         "samples": n,
         "rows": [_flat(row, model, baseline) for row in rows],
+        "own_walk": _flat(own, model, baseline),
+        "one_sample": one_sample(model, longest),
         "train_seconds": {
             "flow_matching": round(baseline.about["seconds"], 1),
             "flow_map": round(model.about["seconds"], 1),
@@ -167,45 +194,78 @@ def measure(out: Path, n: int) -> tuple[dict[str, Any], Measured]:
         "machine": machine_facts(model.device),
         "versions": versions(),
     }
-    return report, Measured(model, baseline, rows, noise, cond)
+    return report, Measured(demo, model, baseline, rows, asked[0].noise, asked[0].cond)
 
 
 def _row(
     kind: Literal["flow_map", "solved"],
     model: "Model",
-    solver: str | None,
-    steps: int,
-    scores: "Judge",
-    noise: "Tensor",
-    cond: "dict[str, Tensor]",
-    labels: "Tensor | None",
+    way: "Way",
+    demo: Demo,
+    asked: list[Asked],
+    *,
+    first: bool = False,
 ) -> "Row":
-    """One way to sample, timed and scored."""
+    """One way to sample, timed and scored; the first one allocates memory before it is timed."""
+    from ..report.compare import Row
+
+    quality: dict[str, float] = {}
+    seconds = 0.0
+    for each in asked:
+        if first:
+            _draw(model, way, each, demo.batch, count=min(100, demo.batch))
+        began = time.perf_counter()
+        x = _draw(model, way, each, demo.batch)
+        seconds += time.perf_counter() - began
+        found = each.scores.quick(x, each.labels)
+        quality |= {name + each.suffix: value for name, value in found.items()}
+    kept = {name: quality[name] for name in demo.scores}
+    return Row(kind, way.solver or "jump", way.steps, way.nfe or 0, seconds, kept)
+
+
+def _draw(
+    model: "Model", way: "Way", asked: Asked, batch: int, count: int | None = None
+) -> "Tensor":
     import torch
 
-    from ..report.compare import Row
+    cond = {name: value[:count].split(batch) for name, value in asked.cond.items()}
+    parts = [
+        way(model.flow_map, x, **{name: value[i] for name, value in cond.items()})
+        for i, x in enumerate(asked.noise[:count].split(batch))
+    ]
+    return torch.cat(parts).cpu()
+
+
+def one_sample(model: "Model", walk: "Way") -> dict[str, float]:
+    """Median seconds from what is asked for to one sample, the model being loaded: by a jump, and by a walk."""
+    from statistics import median
+
+    import torch
+
     from .draw import Way
 
-    way, size = Way(steps, solver), settings.BATCH
-    began = time.perf_counter()
-    parts = [
-        way(model.flow_map, x, **{key: value[i : i + size] for key, value in cond.items()})
-        for i, x in zip(range(0, len(noise), size), noise.split(size), strict=True)
-    ]
-    x = torch.cat(parts).cpu()
-    seconds = time.perf_counter() - began
-    return Row(kind, solver or "jump", steps, way.nfe or 0, seconds, scores.quick(x, labels))
+    def once(way: "Way") -> float:
+        began = time.perf_counter()
+        told = {name: value.to(model.device) for name, value in model.told(torch.arange(1)).items()}
+        way(model.flow_map, model.noise(0, 0, 1), **told).cpu()
+        return time.perf_counter() - began
+
+    once(Way(1))
+    found = {
+        "jump": median(once(Way(1)) for _ in range(20)),
+        "walk": median(once(walk) for _ in range(3)),
+    }
+    return {name: round(value, 5) for name, value in found.items()}
 
 
 def _flat(row: "Row", model: "Model", baseline: "Model") -> dict[str, Any]:
-    jumps = row.model == "flow_map"
+    map_drew, walked = row.model == "flow_map", row.sampler != "jump"
     return {
-        "model": "flow_map" if jumps else "flow_matching",
-        "recipe": (model if jumps else baseline).recipe,
-        "sampler": f"{row.steps} {row.sampler}{' step' * (not jumps)}{'s' * (row.steps > 1)}",
+        "model": "flow_map" if map_drew else "flow_matching",
+        "recipe": (model if map_drew else baseline).recipe,
+        "sampler": f"{row.steps} {row.sampler}{' step' * walked}{'s' * (row.steps > 1)}",
         "nfe": int(row.nfe),
-        "frechet": round(row.quality["frechet"], 5),
-        "accuracy": round(row.quality["accuracy"], 5),
+        **{name: round(value, 5) for name, value in row.quality.items()},
         "seconds": round(row.seconds, 5),
     }
 
@@ -241,12 +301,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def text_table(rows: list[dict[str, Any]]) -> str:
+def text_table(rows: list[dict[str, Any]], scores: Sequence[str]) -> str:
     """The rows of report.json for the terminal."""
 
     def cells(row: dict[str, Any]) -> list[str]:
         texts = (row["model"], row["recipe"], row["sampler"], str(row["nfe"]))
-        return [*texts, *(f"{row[name]:.3f}" for name in ("frechet", "accuracy", "seconds"))]
+        return [*texts, *(f"{row[name]:.3f}" for name in (*scores, "seconds"))]
 
-    head = ["model", "recipe", "sampler", "NFE", "frechet", "accuracy", "seconds"]
+    head = ["model", "recipe", "sampler", "NFE", *scores, "seconds"]
     return table(head, [cells(row) for row in rows])

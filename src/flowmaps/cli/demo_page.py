@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..core.solver import SOLVERS
+from ..data.captions import Captioned
 from ..report.audit import Audit, audit, audit_figure
 from ..report.compare import compare_figure
 from ..report.figures import article_figures, loss_curve
-from ..report.images import ladder, trajectory_strip
+from ..report.images import ladder, told_grid, trajectory_strip
 from ..report.page import Grid, Picture, Section, write_page
 from ..report.style import save_png, write_atomically
-from . import demo_settings as settings
 from .draw import Way, data_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from .demo import Measured
-
-TITLE = "A flow map of handwritten digits"
+    from .demo_settings import Demo
 
 
 def write(out: Path, report: dict[str, Any], measured: "Measured") -> Path:
@@ -34,7 +33,10 @@ def write(out: Path, report: dict[str, Any], measured: "Measured") -> Path:
         save_png(picture, out / f"{name}.png")
     shown = {name: (out / f"{name}.png").read_bytes() for name in pictures}
     return write_page(
-        out / "report.html", TITLE, lead(report), _sections(report, shown, found, measured)
+        out / "report.html",
+        measured.demo.title,
+        lead(report, measured.demo),
+        _sections(report, shown, found, measured),
     )
 
 
@@ -44,7 +46,7 @@ def _pictures(out: Path, measured: "Measured", found: Audit) -> dict[str, Any]:
         "tangents_and_jumps": article["plane"],
         "time_and_space": article["line"],
         "trajectory": _trajectory(measured),
-        "samples": _ladder(measured),
+        "samples": samples_picture(measured),
         "compare": compare_figure(measured.rows),
         "loss_baseline": loss_curve(losses(out / "baseline")),
         "loss_flow_map": loss_curve(losses(out / "flow_map")),
@@ -52,14 +54,14 @@ def _pictures(out: Path, measured: "Measured", found: Audit) -> dict[str, Any]:
     }
 
 
-def lead(report: dict[str, Any]) -> str:
+def lead(report: dict[str, Any], demo: "Demo") -> str:
     """What was found, in two sentences."""
-    rows = report["rows"]
+    rows, (name, word) = report["rows"], next(iter(demo.scores.items()))
     one = next(row for row in rows if row["model"] == "flow_map")
     walk = max((row for row in rows if row["model"] == "flow_matching"), key=lambda r: r["nfe"])
     return (
-        f"One network call of the flow map draws digits at a Frechet distance of {one['frechet']:.3f}; the diffusion model that "
-        f"it was distilled from reaches {walk['frechet']:.3f} with {walk['nfe']}. {report['samples']:,} digits took "
+        f"One network call of the flow map draws {demo.things} at {word} of {one[name]:.3f}; the diffusion model that "
+        f"it was distilled from reaches {walk[name]:.3f} with {walk['nfe']}. {report['samples']:,} {demo.things} took "
         f"{one['seconds']:.2f} s instead of {walk['seconds']:.1f} s: {walk['seconds'] / one['seconds']:.0f} times faster."
     )
 
@@ -72,21 +74,21 @@ def _sections(
     report: dict[str, Any], shown: Shown, found: Audit, measured: "Measured"
 ) -> list[Section]:
     return [
-        _seen(shown),
+        _seen(shown, measured.demo),
         _explained(shown),
         _trajectory_section(shown),
-        _measured(report, shown),
+        _measured(report, shown, measured.demo),
         _audited(shown, found),
         _trained(report, shown, measured),
         _where(report),
     ]
 
 
-def _seen(shown: Shown) -> Section:
-    longest = max(settings.BASELINE_STEPS)
+def _seen(shown: Shown, demo: "Demo") -> Section:
+    longest = max(demo.baseline_steps)
     caption = (
-        f"The same ten noises, one for each digit: by 1, 2 and 4 jumps of the flow map, and by {longest} Heun steps of the "
-        f"baseline ({2 * longest} network calls)."
+        f"The same noises, by 1, 2 and 4 jumps of the flow map, and by {longest} {demo.solver.capitalize()} steps of the "
+        f"baseline ({SOLVERS[demo.solver].evaluations(longest)} network calls)."
     )
     return Section("What one sees", [Picture(shown["samples"], caption)])
 
@@ -113,18 +115,24 @@ def _explained(shown: Shown) -> Section:
 def _trajectory_section(shown: Shown) -> Section:
     caption = (
         "Top: one noise on its way, walked by the baseline. Middle: where the tangent at each place would end, which is the "
-        "average of all pictures of this digit that could still come, hence the blur. Bottom: the flow map's jump from that "
+        "average of all pictures that could still come, hence the blur. Bottom: the flow map's jump from that "
         "place to the end: the picture is there from the first column on."
     )
     return Section("One trajectory", [Picture(shown["trajectory"], caption)])
 
 
-def _measured(report: dict[str, Any], shown: Shown) -> Section:
+def _measured(report: dict[str, Any], shown: Shown, demo: "Demo") -> Section:
     caption = (
         "Blue is the flow map, orange the baseline, against the number of network calls per sample. The dotted line carries "
         "the baseline's longest walk to the left."
     )
-    return Section("Measured", [_grid(report), Picture(shown["compare"], caption)])
+    one, own = report["one_sample"], report["own_walk"]
+    name = next(iter(demo.scores))
+    text = (
+        f"One sample takes {1000 * one['jump']:.0f} ms by a jump and {1000 * one['walk']:.0f} ms by the longest walk of the same "
+        f"network, the model being loaded. Walked, the flow map's own velocity has a {name} of {own[name]:.3f}."
+    )
+    return Section("Measured", [_grid(report, demo), Picture(shown["compare"], caption), text])
 
 
 def _audited(shown: Shown, found: Audit) -> Section:
@@ -164,39 +172,44 @@ def _where(report: dict[str, Any]) -> Section:
     return Section("Where this was measured", [Grid(["what", "value"], rows)])
 
 
-def _grid(report: dict[str, Any]) -> Grid:
+def _grid(report: dict[str, Any], demo: "Demo") -> Grid:
     rows = report["rows"]
     cells = [
         [
             row["model"].replace("_", " "),
             row["recipe"],
             row["sampler"],
-            *(row[name] for name in ("nfe", "frechet", "accuracy", "seconds")),
+            *(row[name] for name in ("nfe", *demo.scores, "seconds")),
         ]
         for row in rows
     ]
     strong = frozenset(i for i, row in enumerate(rows) if row["model"] == "flow_map")
+    heads = [name.replace("_", " ").capitalize() for name in demo.scores]
     return Grid(
-        ["model", "recipe", "sampler", "network calls", "Frechet", "accuracy", "seconds"],
+        ["model", "recipe", "sampler", "network calls", *heads, "seconds"],
         cells,
-        f"{report['samples']:,} samples, as many of each digit, from the same noise. Frechet: distance in pixels to all "
-        f"digits, smaller is better. Accuracy: share in which a support vector machine fitted on the real digits sees the digit "
-        "that was asked for.",
+        f"{report['samples']:,} {demo.things} of each kind that is asked for, from the same noise. {demo.legend}",
         strong,
     )
 
 
-def _ladder(measured: "Measured") -> "Image":
+def samples_picture(measured: "Measured") -> "Image":
+    """The same noises by jumps and by the longest walk; under prompts, each beside its own."""
+    demo = measured.demo
+    longest = Way(max(demo.baseline_steps), demo.solver)
+    ways = {f"{k} jump{'s' * (k > 1)}": (measured.model, Way(k)) for k in (1, 2, 4)}
+    ways[f"{longest.steps} steps"] = (measured.baseline, longest)
     count = min(10, len(measured.noise))  # every digit once
     x = measured.noise[:count]
     rows = {name: value[:count] for name, value in measured.cond.items()}
-    jumps = {
-        f"{k} jump{'s' * (k > 1)}": Way(k)(measured.model.flow_map, x, **rows).cpu()
-        for k in (1, 2, 4)
-    }
-    longest = Way(max(settings.BASELINE_STEPS), settings.SOLVER)
-    walk = longest(measured.baseline.flow_map, x, **rows).cpu()
-    return ladder({"noise": x.cpu(), **jumps, f"{longest.steps} steps": walk}, across=2, scale=9)
+    drawn = {name: way(model.flow_map, x, **rows).cpu() for name, (model, way) in ways.items()}
+    if not demo.judged:
+        return ladder({"noise": x.cpu(), **drawn}, across=2, scale=9)
+    data = data_of(measured.model, next(iter(demo.judged.values())))
+    assert isinstance(data, Captioned)
+    pictures = torch.stack(list(drawn.values()), 1)
+    told = zip(data.captions(torch.arange(count)), pictures, strict=True)
+    return told_grid(list(told), heads=list(drawn))
 
 
 def _trajectory(measured: "Measured") -> "Image":
@@ -204,7 +217,7 @@ def _trajectory(measured: "Measured") -> "Image":
         measured.model.flow_map,
         measured.noise[:1],
         local=measured.baseline.flow_map,
-        solver=SOLVERS[settings.SOLVER],
+        solver=SOLVERS[measured.demo.solver],
         cond={name: value[:1] for name, value in measured.cond.items()},
     )
 
@@ -212,8 +225,8 @@ def _trajectory(measured: "Measured") -> "Image":
 def _audit(measured: "Measured") -> Audit:
     model, data = measured.model, data_of(measured.model)
     generator = torch.Generator().manual_seed(0)
-    x_0, labels = data.batch(torch.arange(len(data)))
-    cond = {} if labels is None or not model.saved.classes else {"label": labels.to(model.device)}
+    rows = torch.arange(min(len(data), 2000))
+    x_0, cond = data.batch(rows)[0], model.told_of(data, rows)
     return audit(
         model.flow_map,
         x_0.to(model.device),

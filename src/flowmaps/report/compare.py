@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Quality = Callable[[Tensor], dict[str, float]]
 """From samples (N, *D), in the order of the noises, to scores by name, such as {"frechet": 0.2, "accuracy": 0.99}."""
 
-HIGHER = ("accuracy", "precision", "recall")
+HIGHER = ("accuracy", "precision", "recall", "adherence", "adherence_held_out", "number", "all")
 """Scores of which more is better; of all others less is."""
 
 _NAMES = {"flow_map": "flow map", "solved": "solved model"}
@@ -205,7 +205,11 @@ def compare_figure(rows: Sequence[Row]) -> Figure:
     panels = figure.subplots(1, len(scores) + 1, squeeze=False)[0]
     for axes, name in zip(panels, scores, strict=False):
         better = "higher is better" if name in HIGHER else "lower is better"
-        tidy(axes, f"{name.capitalize()} ({better})", "network evaluations per sample")
+        tidy(
+            axes,
+            f"{name.replace('_', ' ').capitalize()} ({better})",
+            "network evaluations per sample",
+        )
         _curves(axes, rows, lambda row, name=name: row.quality[name], log=name not in HIGHER)
         walks = [row for row in rows if row.model == "solved"]
         if walks:

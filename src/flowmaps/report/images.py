@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -56,20 +56,26 @@ def image_grid(
     return canvas
 
 
-def told_grid(rows: Sequence[tuple[str, Tensor]], *, scale: int | None = None) -> Image:
+def told_grid(
+    rows: Sequence[tuple[str, Tensor]], *, heads: Sequence[str] = (), scale: int | None = None
+) -> Image:
     """A row of images for every text, which stands before it.
 
     Args:
         rows: Texts and their images (N, C, H, W), equally many.
+        heads: What stands above the columns.
         scale: Size of a pixel.
     """
     grids = [image_grid(x, columns=len(x), scale=scale) for _, x in rows]
     width, height = grids[0].size
-    font, margin = _font(17), 250
-    canvas = _canvas(margin + width, (height + 2) * len(grids) - 2)
+    font, margin, above = _font(17), 250, 36 if heads else 0
+    canvas = _canvas(margin + width, above + (height + 2) * len(grids) - 2)
     draw = _draw(canvas)
+    for i, head in enumerate(heads):
+        middle = margin + (i + 0.5) * (width + 2) / len(heads) - 1
+        draw.text((middle, above / 2), head, font=_font(17, bold=True), fill=INK, anchor="mm")
     for i, ((text, _), grid) in enumerate(zip(rows, grids, strict=True)):
-        top = i * (height + 2)
+        top = above + i * (height + 2)
         lines = wrap(text, 27)[: max(1, height // 22)]
         place = (margin - 14, top + height / 2)
         draw.multiline_text(
@@ -124,6 +130,7 @@ def trajectory_strip(
     steps: int = 64,
     solver: Solver = HEUN,
     cond: dict[str, Any] | None = None,
+    see: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Image:
     """One sample's way from noise to data, and what is seen from every place on it.
 
@@ -132,16 +139,17 @@ def trajectory_strip(
 
     Args:
         flow_map: The map that jumps.
-        x_1: One noise (1, C, H, W).
+        x_1: One noise (1, *D).
         local: The model that is walked; by default the map's own velocity.
         frames: Columns.
         steps: Steps of the solver, a multiple of `frames - 1`.
         solver: Its method.
         cond: Conditioning for both, tensors with a leading 1.
+        see: From points (N, *D) to the images that are drawn.
     """
     if len(x_1) != 1 or frames < 2 or steps % (frames - 1):
         raise ShapeError(
-            f"a strip shows one noise (1, C, H, W), at frames - 1 that divide {steps} steps; "
+            f"a strip shows one noise (1, *D), at frames - 1 that divide {steps} steps; "
             f"got {tuple(x_1.shape)} and {frames} frames"
         )
     cond, walked = cond or {}, local or flow_map
@@ -159,6 +167,7 @@ def trajectory_strip(
         "tangent\nfollowed to t = 0": tangents,
         "jump\nX(x, t, 0)": jumps,
     }
+    rows = {name: see(x) for name, x in rows.items()}
     return _strip(rows, [f"{float(t):.3g}" for t in stops])
 
 
