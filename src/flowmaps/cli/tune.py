@@ -235,7 +235,8 @@ def _about(config: Config, model: "Model", recipe: "Recipe") -> dict[str, Any]:
             "set": config.set | {"reward": config.reward, "strength": config.strength},
             "value": "",
         },
-        "data": model.about["data"],
+        # checkpoints of version 0.1 name classes only
+        "data": {"conditions": ["label"] * bool(model.saved.classes)} | model.about["data"],
         "config": {"guidance": before.get("guidance"), "tune": value},
         "start": config.checkpoint,
     }
