@@ -220,3 +220,23 @@ def test_data_that_need_nothing_are_not_looked_at() -> None:
     assert not recipes.get("cmt").needs_data
     assert recipes.get("push_forward").needs_data
     assert torch.equal(*losses)
+
+
+def test_a_jump_from_pure_noise_is_what_the_denoiser_says_of_the_data(gen: torch.Generator) -> None:
+    """Beyond the end of the student's own path too, where the straight path is noisier: one stock DDIM step gives the same."""
+    field = floored(
+        velocity(unet(), scheduler=diffusers.DDIMScheduler(clip_sample=False), path=linear()), 0.2
+    )
+    net, x = denoiser(field), torch.randn(3, 1, 8, 8, generator=gen)
+    last = len(net.schedule.scheduler.alphas_cumprod) - 1
+    own = net.schedule.path
+    with torch.no_grad():
+        eps = net.model(x, last, return_dict=False)[0]
+        one = torch.ones(())
+        x_0 = (x - own.sigma(one) * eps) / own.alpha(one)
+        torch.testing.assert_close(field(x, 1.0, 0.0), x_0, rtol=1e-4, atol=1e-4)
+        s = own.alpha(one) / (own.alpha(one) + own.sigma(one))  # 1 - s: where the two paths meet
+        edge = x * linear().scale(1 - s)
+        torch.testing.assert_close(field(edge, 1 - s, 0.0), x_0, rtol=1e-3, atol=1e-3)
+        near = field.velocity(edge, 1 - s - 1e-4), field.velocity(edge, 1 - s + 1e-4)
+    torch.testing.assert_close(*near, rtol=1e-2, atol=1e-2)  # no step where the paths part

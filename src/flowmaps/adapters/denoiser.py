@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..core.flow_map import NetFlowMap
 from ..core.interpolant import Interpolant, matched
+from ..core.shape import like
 from ..errors import AdapterError
 from .forward_mode import differentiable, dual
 from .schedule import Schedule
@@ -200,6 +201,8 @@ class OnPath(nn.Module):
     """A map of its own path as a network that predicts the velocity of another, at matched SNR.
 
     The arithmetic is `RematchedVelocity`'s with a second time, so a student that starts as its teacher is its teacher there.
+    Where the new path is noisier than the end of the old one, the point is taken for that end, and what the denoiser says of
+    the data is kept: the noise is what is left of the point, so that a jump from pure noise to t = 0 is $x_0$ itself.
 
     Args:
         flow_map: The model on the path that it was trained on.
@@ -219,4 +222,7 @@ class OnPath(nn.Module):
         v = self.own.parametrization.mean_velocity(out, point, s_old, s_old)
         x_0, eps = old.endpoints(v, point, s_old, "velocity")
         c = self.path.at(s, x)
+        beyond = self.path.log_snr(s) < old.log_snr(torch.ones_like(s))
+        left = (x - c.alpha * x_0) / torch.where(like(beyond, x), c.sigma, 1.0)
+        eps = torch.where(like(beyond, x), left, eps)
         return c.dalpha * x_0 + c.dsigma * eps

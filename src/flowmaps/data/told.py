@@ -64,16 +64,16 @@ class Nothing:
     Args:
         shape: Of one sample.
         classes: Names of the classes that the teacher knows, all in turn.
-        rows: How many there seem to be: at least one for each thing that the network may be told.
+        length: How many rows there seem to be: at least one for each thing that the network may be told.
     """
 
     shape: tuple[int, ...]
     classes: tuple[str, ...] = ()
-    rows: int = 4096
+    length: int = 4096
     name: str = "none"
 
     def __len__(self) -> int:
-        return self.rows
+        return self.length
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """As `Data.batch`."""

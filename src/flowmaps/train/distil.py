@@ -230,10 +230,11 @@ def distil(config: Config, out: Path, *, resume: bool = False, hooks: Sequence[H
         hooks=hooks,
         about=parts.about,
     )
-    if state.progress(config.run) >= 1:
-        from ..adapters.diffusers import denoiser
+    if state.progress(config.run) >= 1 and not parts.recipe.local:
+        from ..adapters.export import save
 
         student = state.averaged()
         assert isinstance(student, NetFlowMap)
-        denoiser(student).model.save_pretrained(out / "distilled")
+        note = f"Distilled by `{parts.recipe.name}` of flowmaps, {state.step} steps, data: {config.data}."
+        save(student.cpu(), out / "distilled", pipeline=config.teacher, notes=note, overwrite=True)
     return state
