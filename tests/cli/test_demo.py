@@ -99,3 +99,29 @@ def test_the_demo_of_prompts_measures_what_was_asked_for(call, tmp_path) -> None
     picture = samples_picture(measured)
     assert picture.height > 10 * 96
     assert "there is a demo of digits and of prompts" in call("demo", "promts")[2]
+
+
+def test_the_demo_of_sound_plays_what_it_made(tmp_path) -> None:
+    from flowmaps.cli.demo import configurations, measure
+    from flowmaps.cli.demo_page import heard, samples_picture
+    from flowmaps.cli.demo_settings import DEMOS
+    from flowmaps.data.sets import tones
+    from flowmaps.data.sounds import read_sound
+    from flowmaps.train import setup
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tones, "CLIPS", 1)
+        demo = replace(DEMOS["sound"], baseline_steps=(2,), flow_map_steps=(1,), shown=(0, 3))
+        for name, config in configurations(demo, tmp_path, None).items():
+            run = {"steps": 1, "seconds": None, "batch": 4, "compile": "no", "precision": "fp32"}
+            update = {"run": config.run.model_copy(update=run)}
+            setup.train(config.model_copy(update=update), tmp_path / name)
+        report, measured = measure(demo, tmp_path, 12)
+        keys = {"frechet", "instrument", "in_tune", "seconds", "nfe", "model", "recipe", "sampler"}
+        assert all(set(row) == keys for row in report["rows"])
+        section = heard(measured, tmp_path).html()
+    assert section.count("data:audio/wav;base64,") == 3
+    assert "soft string a3, soft string d4" in section
+    row, rate = read_sound(tmp_path / "1_jump.wav")
+    assert (rate, tuple(row.shape)) == (16000, (1, 2 * 16000 + 2400))
+    assert samples_picture(measured).width > 600

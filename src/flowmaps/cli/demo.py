@@ -5,6 +5,7 @@ Examples:
   flowmaps demo --seconds 10 -n 1000       a quick look
   flowmaps demo --again                    train anew instead of using what lies in --out
   flowmaps demo prompts --out demo-prompts    a quarter of an hour: scenes of shapes by their captions
+  flowmaps demo sound --out demo-sound        a quarter of an hour: instruments by their names
 
 First a baseline, flow matching on scikit-learn's digits, which is walked with 1 to 64 Heun steps; then a flow map, distilled
 from it, which jumps 1 to 8 times. Both draw the same number of samples of every digit from the same noise. The demo of prompts
@@ -40,14 +41,14 @@ if TYPE_CHECKING:
 class Options:
     """Options of `flowmaps demo`."""
 
-    name: Annotated[Positional[str], arg(metavar="[digits|prompts]")] = "digits"
+    name: Annotated[Positional[str], arg(metavar="[digits|prompts|sound]")] = "digits"
     """What is drawn."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("demo")
     """Where the page, the pictures, report.json and the two runs go."""
     seconds: Annotated[float | None, arg(metavar="FLOAT")] = None
-    """Training time of each model; by default 50 and 98 seconds for digits, 7 and 5 minutes for prompts."""
+    """Training time of each model; by default 50 and 98 seconds for digits, 7 and 5 minutes for prompts, 5 and 7 for sound."""
     n: Annotated[int | None, arg(name="number", aliases=["-n"], metavar="INT")] = None
-    """Samples that every row is measured on: 5,000 digits, all in turn, or 300 prompts of two kinds."""
+    """Samples that every row is measured on: 5,000 digits, all in turn, 300 prompts of two kinds, or 264 clips."""
     again: bool = False
     """Train anew even if the runs in --out are finished."""
     json: bool = False
@@ -166,7 +167,8 @@ def measure(demo: Demo, out: Path, n: int) -> tuple[dict[str, Any], Measured]:
     asked: list[Asked] = []
     for suffix, name in (demo.judged or {"": None}).items():
         data = data_of(model, name)
-        asked.append(Asked(suffix, *conditions(model, data, n, 0, {}), judge(data)))
+        judges = judge(data, _features(demo))
+        asked.append(Asked(suffix, *conditions(model, data, n, 0, {}), judges))
     longest = Way(max(demo.baseline_steps), demo.solver)
     say(f"sampling {n:,} {demo.things} by jumps and by walks ...")
     rows = [
@@ -195,6 +197,22 @@ def measure(demo: Demo, out: Path, n: int) -> tuple[dict[str, Any], Measured]:
         "versions": versions(),
     }
     return report, Measured(demo, model, baseline, rows, asked[0].noise, asked[0].cond)
+
+
+def _features(demo: Demo) -> Path | None:
+    """Where the classifier of the demo lies.
+
+    Raises:
+        UsageError: If it is not there.
+    """
+    if demo.features is None:
+        return None
+    found = Path(__file__).parents[3] / demo.features
+    if not found.exists():
+        raise UsageError(
+            f"this demo measures with {demo.features} of the repository; there is no {found}: run it in a clone"
+        )
+    return found
 
 
 def _row(
@@ -233,7 +251,7 @@ def _draw(
         way(model.flow_map, x, **{name: value[i] for name, value in cond.items()})
         for i, x in enumerate(asked.noise[:count].split(batch))
     ]
-    return torch.cat(parts).cpu()
+    return model.saved.decode(torch.cat(parts)).cpu()
 
 
 def one_sample(model: "Model", walk: "Way") -> dict[str, float]:
@@ -247,7 +265,7 @@ def one_sample(model: "Model", walk: "Way") -> dict[str, float]:
     def once(way: "Way") -> float:
         began = time.perf_counter()
         told = {name: value.to(model.device) for name, value in model.told(torch.arange(1)).items()}
-        way(model.flow_map, model.noise(0, 0, 1), **told).cpu()
+        model.saved.decode(way(model.flow_map, model.noise(0, 0, 1), **told)).cpu()
         return time.perf_counter() - began
 
     once(Way(1))

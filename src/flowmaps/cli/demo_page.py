@@ -8,11 +8,13 @@ import torch
 
 from ..core.solver import SOLVERS
 from ..data.captions import Captioned
+from ..data.sounds import in_a_row, wav_bytes
 from ..report.audit import Audit, audit, audit_figure
 from ..report.compare import compare_figure
 from ..report.figures import article_figures, loss_curve
 from ..report.images import ladder, told_grid, trajectory_strip
-from ..report.page import Grid, Picture, Section, write_page
+from ..report.page import Grid, Picture, Section, Sound, write_page
+from ..report.sounds import as_images
 from ..report.style import save_png, write_atomically
 from .draw import Way, data_of
 
@@ -36,7 +38,7 @@ def write(out: Path, report: dict[str, Any], measured: "Measured") -> Path:
         out / "report.html",
         measured.demo.title,
         lead(report, measured.demo),
-        _sections(report, shown, found, measured),
+        _sections(report, shown, found, measured, out),
     )
 
 
@@ -71,10 +73,12 @@ Shown = dict[str, bytes]
 
 
 def _sections(
-    report: dict[str, Any], shown: Shown, found: Audit, measured: "Measured"
+    report: dict[str, Any], shown: Shown, found: Audit, measured: "Measured", out: Path
 ) -> list[Section]:
+    heard = [] if measured.model.saved.rate is None else [heard(measured, out)]
     return [
         _seen(shown, measured.demo),
+        *heard,
         _explained(shown),
         _trajectory_section(shown),
         _measured(report, shown, measured.demo),
@@ -193,22 +197,32 @@ def _grid(report: dict[str, Any], demo: "Demo") -> Grid:
     )
 
 
+def _shown(measured: "Measured") -> tuple[list[int], torch.Tensor, dict[str, torch.Tensor]]:
+    """Numbers, noises and conditions of the samples in the pictures."""
+    shown = [i for i in measured.demo.shown if i < len(measured.noise)]
+    return shown, measured.noise[shown], {k: value[shown] for k, value in measured.cond.items()}
+
+
 def samples_picture(measured: "Measured") -> "Image":
     """The same noises by jumps and by the longest walk; under prompts, each beside its own."""
     demo = measured.demo
     longest = Way(max(demo.baseline_steps), demo.solver)
     ways = {f"{k} jump{'s' * (k > 1)}": (measured.model, Way(k)) for k in (1, 2, 4)}
     ways[f"{longest.steps} steps"] = (measured.baseline, longest)
-    count = min(10, len(measured.noise))  # every digit once
-    x = measured.noise[:count]
-    rows = {name: value[:count] for name, value in measured.cond.items()}
+    shown, x, rows = _shown(measured)
     drawn = {name: way(model.flow_map, x, **rows).cpu() for name, (model, way) in ways.items()}
+    saved = measured.model.saved
+    if saved.rate is not None:
+        seen = {
+            name: as_images(saved.decode(z)) for name, z in ({"noise": x.cpu()} | drawn).items()
+        }
+        return ladder(seen, across=2)
     if not demo.judged:
         return ladder({"noise": x.cpu(), **drawn}, across=2, scale=9)
     data = data_of(measured.model, next(iter(demo.judged.values())))
     assert isinstance(data, Captioned)
     pictures = torch.stack(list(drawn.values()), 1)
-    told = zip(data.captions(torch.arange(count)), pictures, strict=True)
+    told = zip(data.captions(torch.tensor(shown)), pictures, strict=True)
     return told_grid(list(told), heads=list(drawn))
 
 
@@ -219,7 +233,30 @@ def _trajectory(measured: "Measured") -> "Image":
         local=measured.baseline.flow_map,
         solver=SOLVERS[measured.demo.solver],
         cond={name: value[:1] for name, value in measured.cond.items()},
+        see=lambda x: as_images(measured.model.saved.decode(x.cpu())),
     )
+
+
+def heard(measured: "Measured", out: Path) -> Section:
+    """Clips by one jump and by the longest walk, beside what the data sound like; left as files as well."""
+    demo, saved = measured.demo, measured.model.saved
+    assert saved.rate is not None
+    longest = Way(max(demo.baseline_steps), demo.solver)
+    shown, x, rows = _shown(measured)
+    real = data_of(measured.model).batch(torch.tensor(shown))[0]
+    ways = {
+        "1 jump": Way(1)(measured.model.flow_map, x, **rows).cpu(),
+        f"{longest.steps} steps": longest(measured.baseline.flow_map, x, **rows).cpu(),
+        "data": real,
+    }
+    rowed = {
+        name: wav_bytes(in_a_row(saved.decode(z), saved.rate), saved.rate)
+        for name, z in ways.items()
+    }
+    for name, wav in rowed.items():
+        write_atomically(out / f"{name.replace(' ', '_')}.wav", wav)
+    names = ", ".join(saved.classes[i % len(saved.classes)] for i in shown)
+    return Section("What one hears", [Sound(rowed, f"One after the other: {names}.")])
 
 
 def _audit(measured: "Measured") -> Audit:
