@@ -163,8 +163,9 @@ def _smc(c: Contest, steps: int, z: Tensor, g: Generator) -> Result:
     return Result(out.resample(c.n, g), out.cost)
 
 
-def _fmtt(c: Contest, steps: int, z: Tensor, g: Generator) -> Result:
-    out = fmtt(c.flow_map, c.reward, z, uniform(steps), generator=g, **c.tilt)
+def _fmtt(c: Contest, moves: int, z: Tensor, g: Generator) -> Result:
+    # nothing moves at t = 0: the last step is one jump
+    out = fmtt(c.flow_map, c.reward, z, uniform(moves + 1), generator=g, **c.tilt)
     return Result(out.resample(c.n, g), out.cost)
 
 
@@ -191,7 +192,7 @@ METHODS: dict[str, Method] = {
     "tempered": Method("tilt", 1, 3, _tempered),
     "chain": Method("tilt", 1, 5, _chain),
     "smc": Method("tilt", 2, 1, _smc),
-    "fmtt": Method("tilt", 9, 1, _fmtt),
+    "fmtt": Method("tilt", 10, 1, _fmtt),
     "lean, look-ahead": Method("optimiser", 4, 1, leaning(LookAhead())),
     "lean, Tweedie": Method("optimiser", 4, 1, leaning(Tweedie())),
     "fmrg": Method("optimiser", 4, 1, _fmrg("map")),
@@ -321,6 +322,7 @@ def frontier_figure(
     of: Sequence[str] = (),
     logarithmic: Sequence[str] = (),
     levels: Mapping[str, tuple[float, str]] | None = None,
+    limits: Mapping[str, tuple[float, float]] | None = None,
     title: str = "Reward",
 ) -> Figure:
     """The reward, and the scores named in `of`, against what was spent; a panel each.
@@ -330,6 +332,7 @@ def frontier_figure(
         of: Scores to show.
         logarithmic: Those of them on a logarithmic axis.
         levels: By panel ("reward" or a score), a height and its name: the exact tilt's, for example.
+        limits: By panel, the heights between which it is drawn, where a method would flatten all others.
         title: Of the first panel.
     """
     figure = new_figure(4.6 * (1 + len(of)) + 1.7, 4.0)
@@ -348,6 +351,8 @@ def frontier_figure(
                 text, (0, height), xycoords=("axes fraction", "data"), xytext=(3, 3),
                 textcoords="offset points", fontsize=8, color=SOFT,
             )  # fmt: skip
+        if limits and score in limits:
+            axes.set_ylim(*limits[score])
         _scales(axes, sorted({mark.budget for mark in marks}), score in logarithmic)
     panels[-1].legend(
         loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=8, labelcolor=SOFT
