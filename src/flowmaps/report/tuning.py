@@ -19,6 +19,7 @@ from .style import (
     SOFT,
     WALK,
     new_figure,
+    plain,
     save_png,
     tidy,
     write_atomically,
@@ -88,21 +89,23 @@ def curves(rows: Sequence[Row]) -> Figure:
 
 def _reward(axes: Axes, rows: Sequence[Row], steps: Sequence[int], name: str) -> None:
     start, spread = rows[0]["rewards"][name][0], rows[0]["deviations"][name]
-    for k in (0, 1, 2):
+    for k, text in enumerate(("base", "+1 deviation", "+2")):
         axes.axhline(start + k * spread, color=FAINT, linewidth=1, zorder=0)
+        place = (1.0, start + k * spread)
+        axes.annotate(
+            text,
+            place,
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color=SOFT,
+        )
     for i, (jumps, shade) in enumerate(zip(STEPS, (1.0, 0.55, 0.3), strict=True)):
         values = [row["rewards"][name][i] for row in rows]
         label = f"{jumps} jump{'s' * (jumps > 1)}"
         axes.plot(steps, values, color=JUMP, alpha=shade, marker="o", markersize=3, label=label)
     tidy(axes, "Reward", ylabel=name)
-    axes.annotate(
-        "lines: the base, and 1 and 2 of its deviations above",
-        (0.99, 0.03),
-        xycoords="axes fraction",
-        ha="right",
-        fontsize=7,
-        color=SOFT,
-    )
     _legend(axes)
 
 
@@ -125,6 +128,7 @@ def _kl(axes: Axes, rows: Sequence[Row], steps: Sequence[int]) -> None:
     axes.plot(steps, above, color=WALK, marker="o", markersize=3, label="of paths (from above)")
     axes.plot(steps, below, color=EXACT, marker="o", markersize=3, label="of rewards (from below)")
     axes.set_yscale("symlog", linthresh=1.0)
+    axes.yaxis.set_major_formatter(lambda value, _: plain(value))
     axes.set_ylim(bottom=0)
     tidy(axes, "Divergence from the base", ylabel="nats")
     _legend(axes)
