@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-prompts test diffusers check docs examples bench mutants build clean format lint types layers budget doctest blocks methods methods-check which
+.PHONY: help demo demo-prompts demo-sound test diffusers check docs examples bench mutants build clean format lint types layers budget doctest blocks methods methods-check which
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -48,13 +48,16 @@ demo: $(BASE)  ## train, sample and measure a small flow map; the report lands i
 demo-prompts: $(BASE)  ## the same for pictures of prompts, in a quarter of an hour; the report lands in demo-prompts/
 	$(BIN)/flowmaps demo prompts --out demo-prompts
 
+demo-sound: $(BASE)  ## the same for a second of sound by its name, in a quarter of an hour; the report lands in demo-sound/
+	$(BIN)/flowmaps demo sound --out demo-sound
+
 # A process per core, of one thread each: small tensors gain nothing from more.
 test: $(DEV)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup -m "not slow" tests
 
-diffusers: $(DEV)  ## install the extra of Hugging Face diffusers and run its tests (make test skips them without it)
-	@$(PIP) -e ".[dev,diffusers]"
-	$(BIN)/python -m pytest -q tests/adapters
+diffusers: $(DEV)  ## install the extras of Hugging Face diffusers and ONNX and run their tests (make test skips them without)
+	@$(PIP) -e ".[dev,diffusers,onnx]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup tests/adapters
 
 check: format lint types layers budget docs examples  ## format, lint, types, imports, sizes, and every document that runs
 

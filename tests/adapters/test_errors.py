@@ -98,9 +98,9 @@ def test_a_model_without_its_scheduler() -> None:
 
 
 def test_schedulers() -> None:
-    with pytest.raises(AdapterError, match="EDMEulerScheduler knows .* got 'sample'"):
+    with pytest.raises(AdapterError, match=r"EDMEulerScheduler knows .* got 'sample'"):
         schedule(diffusers.EDMEulerScheduler(), "sample")
-    with pytest.raises(AdapterError, match="TrigFlow's scheduler.* got prediction 'epsilon'"):
+    with pytest.raises(AdapterError, match=r"TrigFlow's scheduler.* got prediction 'epsilon'"):
         schedule(diffusers.SCMScheduler(), "epsilon")
     with pytest.raises(
         AdapterError, match="noise schedule of ScoreSdeVeScheduler is not known: pass scheduler="

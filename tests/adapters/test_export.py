@@ -26,7 +26,10 @@ from flowmaps.sample import sample
 from flowmaps.testing.zoo import ZOO
 
 # diffusers 0.42 under numpy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.xdist_group("export"),  # they share a process that samples
+]
 
 SAMPLER = Path(__file__).with_name("stock_sampler.py")
 

@@ -227,7 +227,7 @@ def test_edm(method: str, sigma_data: float, gen: torch.Generator) -> None:
 
 def test_trigflow(gen: torch.Generator) -> None:
     """SCM's scheduler adds noise between its steps, so the denoised points are compared; its points carry the data's scale."""
-    specimen, model, x, cond = scene("DiT", gen)
+    _, model, x, cond = scene("DiT", gen)
     scheduler = diffusers.SCMScheduler(sigma_data=0.5)
     field = velocity(model, scheduler=scheduler)
     angles = torch.tensor([1.5, 1.1, 0.4, 0.0])
@@ -242,7 +242,7 @@ def test_trigflow(gen: torch.Generator) -> None:
 
 def test_a_flow_that_trigflow_drives(gen: torch.Generator) -> None:
     """Sana-Sprint's pipeline turns angles into flow times and the flow into TrigFlow's velocity, as written out here."""
-    specimen, model, x, cond = scene("Sana", gen)
+    _, model, x, cond = scene("Sana", gen)
     field = velocity(model, scheduler=diffusers.SCMScheduler(), prediction="flow_prediction")
     angle = torch.tensor(1.1, dtype=torch.float64)
     time = angle.sin() / (angle.cos() + angle.sin())

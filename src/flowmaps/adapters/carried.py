@@ -158,7 +158,7 @@ class FlowMapModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         elif self._followed is not None:
             gap = self._to_next(timestep)
         if gap is not None:
-            gap = gap.to(sample.device).reshape(-1).expand(len(sample)).contiguous()
+            gap = gap.to(sample.device).reshape(-1).expand(sample.shape[0]).contiguous()
         with self._told(gap):
             return self.backbone(sample, timestep=timestep, return_dict=return_dict, **cond)
 

@@ -91,7 +91,7 @@ class DiT(nn.Module):
     ) -> Tensor:
         """Output (B, *shape) at points (B, *shape) and times (B,); without a text, as for the empty one."""
         apart = self.split is not None
-        told, seen, whole = self._told(len(x), text, mask)
+        told, seen, whole = self._told(x.shape[0], text, mask)
         c = nn.functional.silu(self.condition(s, s if apart else t, label, scale) + whole)
         patches = self._patches(x)
         h = self.first(patches) + self.position
@@ -120,7 +120,7 @@ class DiT(nn.Module):
         axes = len(self.grid)
         split = x.reshape(-1, self.shape[0], *(n for side in self.grid for n in (side, self.patch)))
         order = (0, *range(2, 2 * axes + 2, 2), 1, *range(3, 2 * axes + 3, 2))
-        return split.permute(order).reshape(len(x), math.prod(self.grid), -1)
+        return split.permute(order).reshape(x.shape[0], math.prod(self.grid), -1)
 
     def _unpatched(self, tokens: Tensor) -> Tensor:
         axes = len(self.grid)

@@ -256,3 +256,92 @@ ZOO: dict[str, Specimen] = {
     ),
 }
 """The classes by the name that people know them by."""
+
+_ROPED: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "num_layers": 1,
+    "num_refiner_layers": 1,
+    "text_embed_dim": 8,
+}
+_MASKED: dict[str, tuple[int, ...] | int] = {
+    "encoder_hidden_states": (3, 8),
+    "encoder_attention_mask": (3,),
+}
+
+
+def _flux3_ids() -> dict[str, Any]:
+    return {"img_ids": torch.zeros(16, 4), "txt_ids": torch.zeros(3, 4)}
+
+
+TWO_TIME: dict[str, Specimen] = {
+    "Flux3": Specimen(
+        "Flux3Transformer2DModel",
+        {
+            "in_channels": 4,
+            "cond_in_channels": 4,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "attention_head_dim": 8,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 8,
+            "timestep_channels": 16,
+            "axes_dims_rope": (2, 2, 2, 2),
+        },
+        (16, 4),
+        {"encoder_hidden_states": (3, 8)},
+        _flux3_ids,
+        flow=True,
+    ),
+    "HunyuanImage": Specimen(
+        "HunyuanImageTransformer2DModel",
+        _ROPED
+        | {
+            "in_channels": 4,
+            "out_channels": 4,
+            "attention_head_dim": 8,
+            "num_single_layers": 1,
+            "rope_axes_dim": (4, 4),
+        },
+        (4, 4, 4),
+        _MASKED,
+        flow=True,
+    ),
+    "HunyuanVideo15": Specimen(
+        "HunyuanVideo15Transformer3DModel",
+        _ROPED
+        | {
+            "in_channels": 4,
+            "out_channels": 4,
+            "attention_head_dim": 12,
+            "rope_axes_dim": (4, 4, 4),
+            "text_embed_2_dim": 8,
+            "image_embed_dim": 8,
+        },
+        (4, 2, 4, 4),
+        _MASKED
+        | {
+            "encoder_hidden_states_2": (2, 8),
+            "encoder_attention_mask_2": (2,),
+            "image_embeds": (2, 8),
+        },
+        flow=True,
+    ),
+    "ACE-Step": Specimen(
+        "AceStepTransformer1DModel",
+        {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+            "in_channels": 12,
+            "audio_acoustic_hidden_dim": 4,
+            "sliding_window": 4,
+        },
+        (8, 4),
+        {"encoder_hidden_states": (3, 16), "context_latents": (8, 8)},
+        flow=True,
+    ),
+}
+"""Classes with a second time of their own that `ZOO` lacks: switched off, but for ACE-Step's."""
