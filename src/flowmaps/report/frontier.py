@@ -348,7 +348,7 @@ def frontier_figure(
             height, text = levels[score]
             axes.axhline(height, color=EXACT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
             axes.annotate(
-                text, (0, height), xycoords=("axes fraction", "data"), xytext=(3, 3),
+                text, (0, height), xycoords=("axes fraction", "data"), xytext=(3, -10),
                 textcoords="offset points", fontsize=8, color=SOFT,
             )  # fmt: skip
         if limits and score in limits:
