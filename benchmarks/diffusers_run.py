@@ -21,15 +21,18 @@ if find_spec("diffusers") is None:
 import diffusers
 import torch
 from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file
 
 from flowmaps.cli.main import main
 from flowmaps.data import load
 from flowmaps.metrics import frechet_distance, moments
+from flowmaps.train import checkpoint
 
 HERE = Path(__file__).parent
 FAST = os.environ.get("FLOWMAPS_FAST") == "1"
 PLACE = HERE.parent / "runs" / ("diffusers-fast" if FAST else "diffusers")
-TEACHER, STUDENT, COUNT = (5, 5, 20) if FAST else (3000, 1500, 1000)
+TEACHER, STUDENT, BATCH = (5, 5, 10) if FAST else (3000, 3000, 100)
+COUNT, FEW = (20, 20) if FAST else (500, 100)
 DATA = load("digits")
 X, _ = DATA.batch(torch.arange(len(DATA)))
 
@@ -62,82 +65,66 @@ def teacher(folder: Path) -> None:
 if not (PLACE / "teacher").exists():
     teacher(PLACE / "teacher")
 if not (PLACE / "map" / "distilled").exists():
-    code = main(
-        ["distill", f"--teacher={PLACE}/teacher", "--data=digits", f"--out={PLACE}/map", f"--run.steps={STUDENT}",
-         "--run.batch=64", "--run.lr=5e-4", "--run.precision=fp32"]
-    )  # fmt: skip
-    assert code == 0
+    settings = [f"--teacher={PLACE}/teacher", "--data=digits", f"--run.steps={STUDENT}", "--run.batch=64", "--run.lr=1e-3",
+                "--run.precision=fp32", "--floor=0.2", f"--out={PLACE}/map"]  # fmt: skip
+    begun = (PLACE / "map" / "config.json").exists()
+    assert main(["distill", *(["--resume", f"{PLACE}/map"] if begun else settings)]) == 0
 
 
 # %% sampling, by diffusers alone
 STOCK = textwrap.dedent("""
-    import sys, time
+    import json, sys, time
     sys.modules["flowmaps"] = None  # an import of it fails
     import diffusers, torch
+    from safetensors.torch import save_file
     torch.set_num_threads(1)
-    folder, kind, steps, count, out = sys.argv[1:]
-    if kind == "map":
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
-    else:
-        pipeline = diffusers.DDPMPipeline.from_pretrained(folder)
-    if kind == "DDIM":
-        pipeline = diffusers.DDIMPipeline(pipeline.unet, diffusers.DDIMScheduler.from_config(pipeline.scheduler.config))
-    pipeline.set_progress_bar_config(disable=True)
-    found, seconds = [], []
-    for seed in range(-1, -(-int(count) // 100)):  # the first batch warms up
-        generator = torch.Generator().manual_seed(max(seed, 0))
+    teacher, student, plan, out = sys.argv[1:]
+    ddpm = diffusers.DDPMPipeline.from_pretrained(teacher)
+    ddim = diffusers.DDIMScheduler.from_config(ddpm.scheduler.config)
+    pipelines = {
+        "DDPM": ddpm, "DDIM": diffusers.DDIMPipeline(ddpm.unet, ddim),
+        "map": diffusers.DiffusionPipeline.from_pretrained(student, trust_remote_code=True),
+    }
+    samples, seconds = {}, {}
+    for kind, steps, count in json.loads(plan):
+        pipeline = pipelines[kind]
+        pipeline.set_progress_bar_config(disable=True)
+        draw = lambda seed, steps: pipeline(batch_size=BATCH, generator=torch.Generator().manual_seed(seed),
+                                            num_inference_steps=steps, output_type="np").images
+        draw(0, 2)  # the first call warms up
         begin = time.process_time()
-        few = 2 if seed < 0 else int(steps)
-        x = pipeline(batch_size=100, generator=generator, num_inference_steps=few, output_type="np").images
-        if seed >= 0:
-            seconds.append((time.process_time() - begin) / 100)
-            found.append(torch.as_tensor(x).float().reshape(100, 1, 8, 8) * 2 - 1)
-    torch.save({"x": torch.cat(found)[: int(count)], "seconds": sum(seconds) / len(seconds)}, out)
-""")
-
-
-def drawn(folder: Path, kind: str, steps: int, count: int) -> tuple[torch.Tensor, float]:
-    """Samples and processor seconds per image, pipeline to pipeline."""
-    out = PLACE / "samples.pt"
-    command = [sys.executable, "-c", STOCK, str(folder), kind, str(steps), str(count), str(out)]
-    subprocess.run(command, check=True)
-    found = torch.load(out)
-    return found["x"], found["seconds"]
-
-
-real, rows, shown = moments(X), [], {}
-plan = [
-    ("DDIM", 50),
-    ("map", 1),
-    ("map", 2),
-    ("map", 4),
-    ("map", 8),
-    ("DDIM", 20),
-    ("DDIM", 10),
-    ("DDIM", 4),
-    ("DDPM", 1000),
-]
-for kind, steps in plan:
-    count = COUNT if steps < 1000 else COUNT // 4
-    folder = PLACE / "map" / "distilled" if kind == "map" else PLACE / "teacher"
-    x, seconds = drawn(folder, kind, 3 if FAST and steps == 1000 else steps, count)
-    found = moments(x)
+        found = [torch.as_tensor(draw(seed, steps)).float().reshape(-1, 1, 8, 8) * 2 - 1 for seed in range(count // BATCH)]
+        seconds[f"{kind} {steps}"] = (time.process_time() - begin) / count
+        samples[f"{kind} {steps}"] = torch.cat(found)
+    save_file(samples, out)
+    print(json.dumps(seconds))
+""").replace("BATCH", str(BATCH))
+PLAN = [("DDPM", 3 if FAST else 1000, FEW)]
+PLAN += [("DDIM", k, COUNT) for k in (50, 20, 10, 4)] + [("map", k, COUNT) for k in (1, 2, 4, 8)]
+out = PLACE / "samples.safetensors"
+command = [PLACE / "teacher", PLACE / "map" / "distilled", json.dumps(PLAN), out]
+said = subprocess.run(
+    [sys.executable, "-c", STOCK, *map(str, command)], check=True, stdout=subprocess.PIPE, text=True
+)
+seconds, samples = json.loads(said.stdout.splitlines()[-1]), load_file(out)
+real, rows = moments(X), []
+for kind, steps, count in PLAN:
+    found = moments(samples[f"{kind} {steps}"])
     distance = frechet_distance(found.mean, found.cov, real.mean, real.cov)
     rows.append(
         {
             "sampler": kind,
             "steps": steps,
             "images": count,
-            "frechet": round(distance, 4),
-            "seconds_per_image": seconds,
+            "frechet": distance,
+            "seconds_per_image": seconds[f"{kind} {steps}"],
         }
     )
-    shown[f"{kind} {steps}"] = x[:20]
-    print(rows[-1], flush=True)
-base = rows[0]
+base = rows[1]
 for row in rows:
     row["frechet_to_ddim50"] = round(row["frechet"] / base["frechet"], 3)
     row["times_faster"] = round(base["seconds_per_image"] / row["seconds_per_image"], 1)
+    print(row)
 
 
 # %% table and picture
@@ -145,14 +132,15 @@ if not FAST:
     from flowmaps.report.images import ladder
     from flowmaps.report.style import save_png
 
+    saved = checkpoint.load(PLACE / "map")
     about = {
         "teacher": f"UNet2DModel, {TEACHER} steps of batch 128, epsilon, linear betas",
-        "student": f"push_forward, {STUDENT} steps of batch 64",
+        "student": {"step": saved.about["step"], "config": saved.about["config"]},
         "data": "digits, 1 x 8 x 8", "rows": rows,
     }  # fmt: skip
     (HERE / "diffusers_run.json").write_text(json.dumps(about, indent=1) + "\n")
     names = ["DDPM 1000", "DDIM 50", "DDIM 4", "map 4", "map 1"]
     save_png(
-        ladder({name: shown[name] for name in names}, across=4),
+        ladder({name: samples[name][:20] for name in names}, across=4),
         HERE.parent / "docs" / "pictures" / "diffusers.png",
     )

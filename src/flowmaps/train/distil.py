@@ -5,7 +5,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -58,19 +58,23 @@ def prepare(config: Config, cache: Path | None = None) -> Prepared:
     if config.guidance is not None:
         recipe = replace(recipe, guidance=make_guidance(config.guidance, null))
     parts = bind(recipe, teacher, data, settings, config.run.seed)
-    about = parts.about | {
+    described: dict[str, Any] = parts.about["data"] | {
+        "name": config.data,
+        "size": config.size,
+        "classes": list(data.classes) if "label" in null else [],
+        "conditions": list(null),
+        **texts(data),
+    }
+    if codec is not None:
+        described |= {"codec": codec.name, "decoded": list(codec.data_shape)}
+    about = {
         "recipe": {"name": recipe.name, "set": config.set, "value": repr(recipe)},
+        "data": described,
         "config": config.model_dump(mode="json"),
         "pipeline": config.teacher,
         "start": config.teacher,
     }
-    classes = list(data.classes) if "label" in null else []
-    about["data"] |= {"name": config.data, "size": config.size}
-    about["data"] |= {"classes": classes, "conditions": list(null)}
-    about["data"] |= texts(data)
-    if codec is not None:
-        about["data"] |= {"codec": codec.name, "decoded": list(codec.data_shape)}
-    return replace(parts, about=about)
+    return replace(parts, about=parts.about | about)
 
 
 def bind(
@@ -131,7 +135,8 @@ def _codec(config: Config) -> "VaeCodec | None":
     assert config.teacher is not None
     if component(config.teacher, "vae") is None:
         return None
-    return VaeCodec(config.teacher, config.size and (3, config.size, config.size))
+    shape = None if config.size is None else (3, config.size, config.size)
+    return VaeCodec(config.teacher, shape)
 
 
 def _data(config: Config, net: "Denoiser", codec: "VaeCodec | None", cache: Path) -> Data:
