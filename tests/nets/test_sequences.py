@@ -49,3 +49,10 @@ def test_patches_of_a_sequence_make_at_most_128_tokens() -> None:
         ValueError, match=r"or sequences \(C, L\), whose sides are multiples of patch=5"
     ):
         DiT((2, 12), 5)
+
+
+def test_many_classes_start_far_apart() -> None:
+    few, many = (build(describe_net("dit-tiny", (3, 4), classes=n)) for n in (10, 66))
+    assert_close(few.condition.label.weight.std(), torch.tensor(0.02), rtol=0.2, atol=0)
+    assert_close(many.condition.label.weight.std(), torch.tensor(1.0), rtol=0.2, atol=0)
+    assert "spread" not in describe_net("mlp-tiny", (3, 4), classes=66)

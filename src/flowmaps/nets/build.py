@@ -23,6 +23,8 @@ SIZES: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
 NETS: tuple[str, ...] = tuple(SIZES)
 """Names that `build` knows: a family and a size."""
 
+MANY = 32  # more classes than that start far apart
+
 
 def named_net(name: str) -> dict[str, Any]:
     """The settings behind a name, as a dictionary that `build` takes and checkpoints keep."""
@@ -72,6 +74,7 @@ def describe_net(
         settings["patch"] = patch or _patch(shape)
         size = shape[0] * settings["patch"] ** (len(shape) - 1)
         settings |= {"skip": True} if size > settings["width"] else {}
+        settings |= {"spread": 1.0} if classes > MANY else {}
     return settings
 
 

@@ -44,12 +44,19 @@ class Conditioning(nn.Module):
         classes: Number of classes; 0 for none. Label `classes` means "no class".
         guided: Whether the guidance scale is an input.
         features: Sines and cosines per time.
+        spread: Standard deviation of the classes' vectors before training.
 
     The jump and the scale are anchored: at s = t and scale 1 they add nothing (see `_TimeMLP`).
     """
 
     def __init__(
-        self, width: int, classes: int = 0, *, guided: bool = False, features: int = 64
+        self,
+        width: int,
+        classes: int = 0,
+        *,
+        guided: bool = False,
+        features: int = 64,
+        spread: float = 0.02,
     ) -> None:
         super().__init__()
         self.classes = classes
@@ -58,7 +65,7 @@ class Conditioning(nn.Module):
         self.label = nn.Embedding(classes + 1, width) if classes else None
         self.scale = _TimeMLP(features, width, anchored=True) if guided else None
         if self.label is not None:
-            nn.init.normal_(self.label.weight, std=0.02)
+            nn.init.normal_(self.label.weight, std=spread)
 
     def forward(
         self, s: Tensor, t: Tensor, label: Tensor | None = None, scale: Tensor | None = None
