@@ -93,5 +93,9 @@ def test_noise_optimisation_climbs_and_stays_on_the_shell() -> None:
     assert float(out.reward.min()) > 4
     held = optimize_noise(world.flow_map, reward, noise(4, d=64), steps=200, rate=0.5, radius=1.0)
     assert float((held.noise.norm(dim=1) / 64**0.5 - 1).abs().max()) < 0.2
+    over = optimize_noise(GAUSS.flow_map, PULL, noise(5), steps=6, rate=3.0, clip=None, radius=0.0)
+    torch.testing.assert_close(over.reward, over.trace.max(0).values)  # each step overshoots
+    assert bool((over.trace[-1] < over.reward).all())
+    torch.testing.assert_close(GAUSS.flow_map(over.noise, 1.0, 0.0), over.x)
     with pytest.raises(ControlError, match="rate > 0"):
         optimize_noise(world.flow_map, reward, noise(4, d=64), rate=0)
