@@ -57,7 +57,7 @@ test: $(DEV)  ## run the tests
 
 diffusers: $(DEV)  ## install the extras of Hugging Face diffusers and ONNX and run their tests (make test skips them without)
 	@$(PIP) -e ".[dev,diffusers,onnx]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup tests/adapters
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup tests/adapters tests/data/test_text.py
 
 check: format lint types layers budget docs examples  ## format, lint, types, imports, sizes, and every document that runs
 

@@ -55,7 +55,7 @@ def test_prompts_matter_and_noises_are_shared(call, prompted, tmp_path) -> None:
     assert np.abs(unasked[0] - unasked[1]).max() > 1e-3
     grid, _ = drawn(call, run, tmp_path / "e.png", "--prompts", lines)
     with Image.open(grid) as picture:
-        assert picture.size == (250 + 8 * 98 - 2, 3 * 98 - 2)
+        assert picture.size == (340 + 8 * 98 - 2, 3 * 98 - 2)
     status, said, _ = call(
         "sample", run, "--prompt", "x", "-n", 2, "--out", tmp_path / "f.safetensors", "--json"
     )

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from flowmaps.data import hub_data, load
+from flowmaps.data.captions import CaptionedImages
 from flowmaps.errors import DataError
 
 
@@ -55,6 +56,22 @@ def test_columns_can_be_given(saved: Path):
         hub_data(str(saved), label="kinds")
     with pytest.raises(DataError, match="expected split 'test' of a data set; got KeyError"):
         load(f"hf:{saved}", split="test")
+
+
+def test_captions_take_the_place_of_classes(saved: Path, tmp_path: Path):
+    told = hub_data(str(saved), text="note")
+    assert isinstance(told, CaptionedImages)
+    assert (told.captions(torch.tensor([1, 4])), told.classes) == (["odd", "even"], ())
+    import datasets  # pyright: ignore[reportMissingImports]
+
+    rows = datasets.load_from_disk(str(saved))["train"].remove_columns("kind")
+    rows.rename_column("note", "caption").save_to_disk(str(tmp_path / "captions"))
+    found = load(f"hf:{tmp_path / 'captions'}")
+    assert isinstance(found, CaptionedImages)
+    assert found.captions(torch.tensor([2])) == ["even"]
+    torch.testing.assert_close(
+        found.batch(torch.tensor([5]))[0][0, 0, 0, 0], torch.tensor(50 / 127.5 - 1)
+    )
 
 
 def test_a_folder_of_images_is_read(tmp_path: Path):

@@ -8,6 +8,8 @@ from flowmaps.core.autodiff import Derivative, along_source
 from flowmaps.data.text import Words
 from flowmaps.errors import RecipeError
 from flowmaps.nets import DiT, build, describe_net
+from flowmaps.nets.block import Block
+from flowmaps.nets.embed import rms_norm
 from flowmaps.nets.text import TextTokens
 
 S, T = torch.tensor([0.83, 0.61, 0.47]).double(), torch.tensor([0.22, 0.71, 0.13]).double()
@@ -46,10 +48,39 @@ def x(gen):
     return torch.randn(3, 3, 4, 8, generator=gen, dtype=torch.double)
 
 
+def test_a_block_looks_at_its_own_tokens_and_at_those_it_is_told(gen) -> None:
+    """Attention by hand, row by row and head by head: the tokens that are there, their keys and their values."""
+    block = shaken(Block(12, 2, told=True))
+    h, told = (torch.randn(3, n, 12, generator=gen, dtype=torch.double) for n in (5, 4))
+    c = torch.randn(3, 12, generator=gen, dtype=torch.double)
+    seen = torch.rand(3, 9, generator=gen) < 0.6
+    seen[:, 0] = True
+    with torch.no_grad():
+        shift_a, gain_a, gate_a, shift_m, gain_m, gate_m = block.modulate(c)[:, None].chunk(6, -1)
+        q, k, v = block.qkv(rms_norm(h) * (1 + gain_a) + shift_a).chunk(3, -1)
+        more_k, more_v = block.told(rms_norm(told)).chunk(2, -1)
+        keys, values = torch.cat([k, more_k], 1), torch.cat([v, more_v], 1)
+        mixed = torch.zeros_like(h)
+        for row in range(3):
+            for part in (slice(0, 6), slice(6, 12)):
+                key, value = (z[row, seen[row], part] for z in (keys, values))
+                share = (rms_norm(q[row, :, part]) @ rms_norm(key).T / 6**0.5).softmax(-1)
+                mixed[row, :, part] = share @ value
+        h_1 = h + gate_a * block.out(mixed)
+        inner = torch.nn.functional.gelu(
+            block.up(rms_norm(h_1) * (1 + gain_m) + shift_m), approximate="tanh"
+        )
+        assert_close(block(h, c, told, seen), h_1 + gate_m * block.down(inner))
+
+
 @pytest.mark.parametrize("kind", [BYTES, EMBEDDED])
 def test_text_matters_and_what_is_masked_does_not(kind, x) -> None:
+    """By the tokens of the text, and by the vector that stands for the whole of it."""
     net, cond = dit(kind), told(kind)
     with torch.no_grad():
+        both = net(x, S, T, **cond)
+        net.text.whole.weight.zero_()
+        assert (net(x, S, T, **cond) - both).abs().max() > 1e-3
         out = net(x, S, T, **cond)
         other = {name: value.roll(1, 0) for name, value in cond.items()}
         assert ((net(x, S, T, **other) - out).abs().amax((1, 2, 3)) > 1e-3).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import cache
+from typing import Any, cast
 
 import torch
 from scipy import ndimage
@@ -57,7 +58,7 @@ def _patches(x: Tensor) -> tuple[list[int], list[Tensor]]:
     )
     owner, masks = list[int](), list[Tensor]()
     for i, core in enumerate((away > 90).numpy()):
-        labels, count = ndimage.label(core, structure=[[1, 1, 1]] * 3)
+        labels, count = _label(core)
         sizes = torch.from_numpy(labels).flatten().bincount(minlength=count + 1)[1:]
         # edges are darker than the core, and wide if the picture is blurred
         wide = torch.from_numpy(ndimage.grey_dilation(labels, size=(5, 5)))
@@ -66,6 +67,11 @@ def _patches(x: Tensor) -> tuple[list[int], list[Tensor]]:
             owner.append(i)
             masks.append(patch == k + 1)
     return owner, masks
+
+
+def _label(core: Any) -> tuple[Any, int]:  # noqa: ANN401
+    """Connected pixels, neighbours across corners included, by number (H, W), and how many numbers there are."""
+    return cast("Any", ndimage.label(core, structure=[[1, 1, 1]] * 3))
 
 
 @cache

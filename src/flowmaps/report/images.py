@@ -68,15 +68,15 @@ def told_grid(
     """
     grids = [image_grid(x, columns=len(x), scale=scale) for _, x in rows]
     width, height = grids[0].size
-    font, margin, above = _font(17), 250, 36 if heads else 0
+    font, margin, above = _font(16), 340, 36 if heads else 0
     canvas = _canvas(margin + width, above + (height + 2) * len(grids) - 2)
     draw = _draw(canvas)
     for i, head in enumerate(heads):
         middle = margin + (i + 0.5) * (width + 2) / len(heads) - 1
-        draw.text((middle, above / 2), head, font=_font(17, bold=True), fill=INK, anchor="mm")
+        draw.text((middle, above / 2), head, font=_font(16, bold=True), fill=INK, anchor="mm")
     for i, ((text, _), grid) in enumerate(zip(rows, grids, strict=True)):
         top = above + i * (height + 2)
-        lines = wrap(text, 27)[: max(1, height // 22)]
+        lines = wrap(text, 36, max_lines=max(1, height // 22), placeholder=" …")
         place = (margin - 14, top + height / 2)
         draw.multiline_text(
             place, "\n".join(lines), font=font, fill=INK, anchor="rm", align="right"

@@ -51,7 +51,7 @@ def _signs(font: Path) -> list[str]:
     from fontTools.ttLib import TTFont
 
     with TTFont(font) as table:
-        codes = sorted(table.getBestCmap())
+        codes = sorted(table.getBestCmap() or {})
     signs = [chr(code) for code in codes if code > 0x2000]
     return [
         s
