@@ -89,6 +89,10 @@ def test_mistakes_are_one_line(call, runs, tmp_path, arguments, said) -> None:
 def test_models_of_velocities_and_missing_runs(call, runs, tmp_path) -> None:
     status, _, err = call("tune", runs / "teacher", "--method", "tilt", "--out", tmp_path / "x")
     assert (status, "model of velocities" in err) == (2, True)
+    walk = ("--set.diagonal", 1, "--set.ends", 0, "--set.jumps", 2, "--run.steps", 1, *FEW)
+    status, _, err = call("tune", runs / "teacher", *walk, "--out", tmp_path / "walk")
+    assert status == 0, err
+    assert json.loads((tmp_path / "walk" / "tuning.json").read_text())["jumps"] == [8, 16, 32]
     status, _, err = call("tune", "--reward", "brightness")
     assert (status, "tune which model" in err) == (2, True)
     status, _, err = call("tune", "--resume", tmp_path)

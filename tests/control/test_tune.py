@@ -352,5 +352,7 @@ def test_recipes_print_and_resume_as_others_do() -> None:
     assert nft(reward).sources == {"conditional", "ema", "teacher"}
     assert tilt(reward, rounds=4).refresh == (0.25, 0.5, 0.75)
     assert [term.share for term in nft(reward, diagonal=1.0, ends=0.0).terms] == [1.0]
+    composed = nft(reward, diagonal=0.6, ends=0.0, compose=0.4)
+    assert [term.label for term in composed.terms] == ["velocity", "compositional"]
     assert Signed()(torch.tensor([[2.0, 4.0]]), torch.tensor([[1.0, 1.0]])).tolist() == [2.0]
     assert isinstance(Climb(reward), Climb)

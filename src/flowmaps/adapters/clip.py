@@ -41,7 +41,7 @@ class ClipReward:
         bias: b.
     """
 
-    model: nn.Module
+    model: Any
     weight: Tensor
     bias: float = 0.0
 

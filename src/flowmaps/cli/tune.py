@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from .draw import Model
 
 
+WALKS = (8, 16, 32)
+"""Euler steps that a model of velocities is looked at with."""
+
+
 @final
 class Config(BaseModel):
     """A tuning from end to end; kept in the run's config.json."""
@@ -181,7 +185,7 @@ def _tune(config: Config, out: Path, resume: bool) -> int:
 
 def _examiner(model: "Model", config: Config, data: "Data") -> "tuple[Examiner, bool]":
     """Looks at samples that are told what the first rows of data are told; and whether pictures can be drawn of them."""
-    from ..control.tune_watch import Examiner
+    from ..control.tune_watch import STEPS, Examiner
     from .reward import reward_named
 
     classifier = None if config.classifier is None else Path(config.classifier)
@@ -192,7 +196,8 @@ def _examiner(model: "Model", config: Config, data: "Data") -> "tuple[Examiner, 
     }
     cond: dict[str, Any] = model.told_as(data, config.count)
     noise = model.noise(config.run.seed, 0, config.count)
-    examiner = Examiner(model.flow_map, rewards, noise, **cond)
+    steps = WALKS if model.local else STEPS
+    examiner = Examiner(model.flow_map, rewards, noise, steps=steps, **cond)
     shape = model.saved.shape
     if not examiner.deviation > 0:
         raise UsageError(
@@ -246,7 +251,6 @@ def _leave(out: Path, tuned: "FlowMap", examiner: "Examiner", drawn: bool, confi
     """Samples before and after, and where everything is."""
     import json
 
-    from ..control.tune_watch import STEPS
     from ..report.images import ladder
     from ..report.style import save_png
 
@@ -254,8 +258,11 @@ def _leave(out: Path, tuned: "FlowMap", examiner: "Examiner", drawn: bool, confi
     first, last = rows[0], rows[-1]
     name = next(iter(first["rewards"]))
     if drawn:
-        shown: dict[str, Tensor] = {"before, 1 jump": examiner.drawn[:25].cpu()}
-        for k in (STEPS[0], STEPS[-1]):
+        few, *_, many = examiner.steps
+        shown: dict[str, Tensor] = {
+            f"before, {few} jump{'s' * (few > 1)}": examiner.drawn[:25].cpu()
+        }
+        for k in (few, many):
             shown[f"after, {k} jump{'s' * (k > 1)}"] = examiner.draw(tuned, k)[:25].cpu()
         save_png(ladder(shown, across=5), out / "samples.png")
     before, after = first["rewards"][name][0], last["rewards"][name][0]

@@ -39,7 +39,7 @@ class Standing:
     """Where a tuned map stands.
 
     Attributes:
-        rewards: Of every reward by name, the mean over samples of 1, 2 and 4 jumps.
+        rewards: Of every reward by name, the mean over samples of 1, 2 and 4 jumps (`Examiner.steps`).
         deviations: Of every reward, the deviation over samples of one jump that are told the same.
         kl_path: Divergence from the base, from above, in nats.
         kl_reward: Divergence from the base, from below, in nats: of the first reward alone.
@@ -69,6 +69,7 @@ class Examiner:
         base: The map before tuning.
         rewards: By name; the first is the one that is tuned to, the others are held out.
         noise: Noises (N, *D) that are never trained on.
+        steps: Jumps that samples are drawn with, the fewest first; a model of velocities needs more than `STEPS`.
         cells: Midpoints of the integral of `kl_path`.
         batch: Rows per call.
         cond: Conditions of the noises.
@@ -83,6 +84,7 @@ class Examiner:
         rewards: Mapping[str, Reward],
         noise: Tensor,
         *,
+        steps: Sequence[int] = STEPS,
         cells: int = 16,
         batch: int = 250,
         **cond: Any,
@@ -92,8 +94,8 @@ class Examiner:
                 f"an examiner needs a reward and two noises; got {len(rewards)} and {len(noise)}"
             )
         self.base, self.rewards, self.noise = base, dict(rewards), noise
-        self.cells, self.batch, self.cond = cells, batch, cond
-        self.drawn = self.draw(base, 1)
+        self.steps, self.cells, self.batch, self.cond = tuple(steps), cells, batch, cond
+        self.drawn = self.draw(base, self.steps[0])
         self.before = scored(next(iter(self.rewards.values())), self.drawn)
         self.deviation = self._deviation(self.before)
 
@@ -105,9 +107,9 @@ class Examiner:
         return torch.cat(list(parts))
 
     @torch.no_grad()
-    def __call__(self, flow_map: FlowMap, steps: Sequence[int] = STEPS) -> Standing:
+    def __call__(self, flow_map: FlowMap) -> Standing:
         """Where a map stands."""
-        drawn = [self.draw(flow_map, k) for k in steps]
+        drawn = [self.draw(flow_map, k) for k in self.steps]
         found = {name: [scored(r, x) for x in drawn] for name, r in self.rewards.items()}
         deviations = {name: self._deviation(each[0]) for name, each in found.items()}
         first = next(iter(found))

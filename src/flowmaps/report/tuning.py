@@ -56,9 +56,9 @@ class Curves:
         step = event.state.step
         row: Row = {"step": step, **self.examiner(event.state.averaged()).as_dict()}
         self.rows = [*(each for each in self.rows if each["step"] < step), row]
-        text = json.dumps({"jumps": list(STEPS), "rows": self.rows}, indent=1) + "\n"
+        text = json.dumps({"jumps": list(self.examiner.steps), "rows": self.rows}, indent=1) + "\n"
         write_atomically(self.folder / "tuning.json", text.encode())
-        save_png(curves(self.rows), self.folder / "tuning.png")
+        save_png(curves(self.rows, self.examiner.steps), self.folder / "tuning.png")
 
     def _earlier(self) -> list[Row]:
         file = self.folder / "tuning.json"
@@ -72,22 +72,29 @@ class Curves:
             ) from error
 
 
-def curves(rows: Sequence[Row]) -> Figure:
-    """Four panels over steps: the reward, those held out, the divergence from the base, and health."""
+def curves(rows: Sequence[Row], jumps: Sequence[int] = STEPS) -> Figure:
+    """Four panels over steps: the reward, those held out, the divergence from the base, and health.
+
+    Args:
+        rows: Of tuning.json, each a step and where the map stood then.
+        jumps: Of the samples.
+    """
     figure = new_figure(9.6, 5.6)
     (reward, held), (kl, health) = figure.subplots(2, 2, sharex=True)
     first, *others = rows[0]["rewards"]
     steps = [row["step"] for row in rows]
-    _reward(reward, rows, steps, first)
+    _reward(reward, rows, steps, first, jumps)
     _held(held, rows, steps, first, others)
     _kl(kl, rows, steps)
-    _health(health, rows, steps)
+    _health(health, rows, steps, jumps)
     for axes in (kl, health):
         axes.set_xlabel("step", fontsize=9, color=SOFT)
     return figure
 
 
-def _reward(axes: Axes, rows: Sequence[Row], steps: Sequence[int], name: str) -> None:
+def _reward(
+    axes: Axes, rows: Sequence[Row], steps: Sequence[int], name: str, jumps: Sequence[int]
+) -> None:
     start, spread = rows[0]["rewards"][name][0], rows[0]["deviations"][name]
     for k, text in enumerate(("base", "+1 deviation", "+2")):
         axes.axhline(start + k * spread, color=FAINT, linewidth=1, zorder=0)
@@ -101,9 +108,9 @@ def _reward(axes: Axes, rows: Sequence[Row], steps: Sequence[int], name: str) ->
             fontsize=7,
             color=SOFT,
         )
-    for i, (jumps, shade) in enumerate(zip(STEPS, (1.0, 0.55, 0.3), strict=True)):
-        values = [row["rewards"][name][i] for row in rows]
-        label = f"{jumps} jump{'s' * (jumps > 1)}"
+    for i, k in enumerate(jumps):
+        values, shade = [row["rewards"][name][i] for row in rows], 0.55**i
+        label = f"{k} jump{'s' * (k > 1)}"
         axes.plot(steps, values, color=JUMP, alpha=shade, marker="o", markersize=3, label=label)
     tidy(axes, "Reward", ylabel=name)
     _legend(axes)
@@ -134,11 +141,10 @@ def _kl(axes: Axes, rows: Sequence[Row], steps: Sequence[int]) -> None:
     _legend(axes)
 
 
-def _health(axes: Axes, rows: Sequence[Row], steps: Sequence[int]) -> None:
-    last = STEPS[-1]
-    for i, (jumps, shade) in enumerate(zip(STEPS[:-1], (1.0, 0.5), strict=True)):
-        values = [row["disagree"][i] for row in rows]
-        label = f"{jumps} against {last} jumps: distance"
+def _health(axes: Axes, rows: Sequence[Row], steps: Sequence[int], jumps: Sequence[int]) -> None:
+    for i, k in enumerate(jumps[:-1]):
+        values, shade = [row["disagree"][i] for row in rows], 0.55**i
+        label = f"{k} against {jumps[-1]} jumps: distance"
         axes.plot(steps, values, color=JUMP, alpha=shade, marker="o", markersize=3, label=label)
     spread = [row["spread"] for row in rows]
     axes.plot(steps, spread, color=INK, marker="o", markersize=3, label="spread over the base's")
