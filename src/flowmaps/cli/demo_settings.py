@@ -55,12 +55,20 @@ def _config(
     *,
     settings: dict[str, float] | None = None,
     codec: str | None = None,
+    patch: int | None = None,
     dropped: bool = False,
 ) -> Config:
     guidance = GuidanceConfig(scale=1.0, dropout=0.1) if dropped else None  # pyright: ignore[reportCallIssue]
     chosen = {} if settings is None else dict(settings)
     return Config(
-        recipe=recipe, set=chosen, data=data, net=net, codec=codec, guidance=guidance, run=run
+        recipe=recipe,
+        set=chosen,
+        data=data,
+        net=net,
+        codec=codec,
+        patch=patch,
+        guidance=guidance,
+        run=run,
     )  # pyright: ignore[reportCallIssue]
 
 
@@ -95,9 +103,16 @@ DEMOS = {
         things="scenes",
         about="shapes: scenes of 32x32 pixels with captions, drawn as they are asked for",
         baseline=_config(
-            "flow_matching", "shapes", "dit-tiny", _run(420, 64, 2e-3, "yes"), dropped=True
+            "flow_matching",
+            "shapes",
+            "dit-tiny",
+            _run(420, 64, 2e-3, "auto"),
+            patch=8,
+            dropped=True,
         ),
-        flow_map=_config("push_forward", "shapes", "dit-tiny", _run(300, 64, 1e-3, "yes")),
+        flow_map=_config(
+            "push_forward", "shapes", "dit-tiny", _run(300, 64, 1e-3, "auto"), patch=8
+        ),
         baseline_steps=(1, 4, 16, 64),
         flow_map_steps=(1, 2, 4),
         samples=300,
@@ -115,12 +130,12 @@ DEMOS = {
             "flow_matching",
             "tones",
             "dit-tiny",
-            _run(360, 32, 2e-3, "yes"),
+            _run(300, 32, 2e-3, "yes"),
             settings={"mean": 2.0, "std": 2.0},
             codec="advance",
         ),
         flow_map=_config(
-            "push_forward", "tones", "dit-tiny", _run(420, 32, 1e-3, "yes"), codec="advance"
+            "push_forward", "tones", "dit-tiny", _run(380, 32, 1e-3, "yes"), codec="advance"
         ),
         baseline_steps=(1, 4, 16, 64),
         flow_map_steps=(1, 2, 4),
