@@ -304,3 +304,28 @@ def test_push_to_a_stand_in_of_the_hub(
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refused)
     with pytest.raises(AdapterError, match=r"401 Unauthorized.*hf auth login"):
         push_to_hub(folder, "someone/map")
+
+
+def test_the_command_writes_a_graph_of_a_saved_map(
+    drawn: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the straight path too, where a jump reads its own times off the model's table."""
+    from flowmaps.cli.main import main
+
+    case, file = drawn["straight"], tmp_path / "jump.pt2"
+    command = ["export", str(case["folder"]), "--out", str(file), "--json"]
+    assert main(command) == 2
+    assert "needs the conditioning class_labels" in capsys.readouterr().err
+    assert main([*command, "--cond", "class_labels"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["inputs"] == {"x": [4, 8, 8], "s": [], "t": [], "class_labels": []}
+    assert said["error"] < 1e-5
+    with file.open("rb") as stream:
+        jump = torch.export.load(stream).module()
+    x, labels = torch.randn(3, 4, 8, 8), torch.tensor([1, 2, 3])
+    s, t = torch.tensor([1.0, 0.8, 0.3]), torch.tensor([0.0, 0.5, 0.1])
+    with torch.no_grad():
+        expected = case["student"](x, s, t, class_labels=labels)
+        torch.testing.assert_close(
+            jump(x, s, t, {"class_labels": labels}), expected, rtol=1e-4, atol=1e-4
+        )

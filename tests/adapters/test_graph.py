@@ -31,7 +31,7 @@ def maps() -> dict[str, tuple[NetFlowMap, tuple[int, ...], dict[str, tuple[int, 
     }
 
 
-def run(file: Path, x: Tensor, s: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+def run_of(file: Path, x: Tensor, s: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
     if file.suffix == ".pt2":
         with file.open("rb") as stream:
             return torch.export.load(stream).module()(x, s, t, cond)
@@ -59,7 +59,7 @@ def test_the_graph_is_the_map(name: str, suffix: str, tmp_path: Path, gen: torch
         for t in (torch.rand(n, generator=gen), s, torch.zeros(n)):
             with torch.no_grad():
                 expected = flow_map(x, s, t, **given)
-            torch.testing.assert_close(run(file, x, s, t, given), expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(run_of(file, x, s, t, given), expected, rtol=1e-4, atol=1e-4)
     assert float((expected - x).abs().max()) > 0.05  # t = 0: no standing still
 
 
@@ -87,3 +87,22 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("flowmaps.adapters.graph.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"onnx: pip install 'flowmaps\[onnx\]'"):
         write_graph(flow_map, tmp_path / "jump.onnx", shape, cond)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run of flowmaps as `train` writes it."""
+    from flowmaps.cli.main import main
+    from flowmaps.train import load
+
+    run = tmp_path / "run"
+    words = "train flow_matching --data toy:checkerboard --net mlp-tiny --run.steps 2 --out"
+    assert main([*words.split(), str(run)]) == 0
+    capsys.readouterr()
+    file = tmp_path / "jump.pt2"
+    assert main(["export", str(run), "--out", str(file)]) == 0
+    assert "x (B, 2), s (B), t (B)" in capsys.readouterr().out
+    x, s, t = torch.randn(3, 2), torch.ones(3), torch.zeros(3)
+    with torch.no_grad():
+        expected = load(run).flow_map(x, s, t)
+    with torch.no_grad():
+        torch.testing.assert_close(run_of(file, x, s, t, {}), expected)

@@ -6,9 +6,12 @@ The graph takes points x (B, *shape) and both times s, t (B,), float32, then the
 free. One jump from 1 to 0 is a sample; a loop over a grid is a sampler.
 """
 
+import contextlib
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Generator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, final
@@ -126,11 +129,29 @@ def _pt2(graph: Any, jump: _Jump, draft: Path, probe: tuple[Any, ...]) -> float:
 
 def _onnx(graph: Any, jump: _Jump, draft: Path, probe: tuple[Any, ...]) -> float:
     import onnxruntime  # pyright: ignore[reportMissingImports]
+    from onnxscript import opset18 as op  # pyright: ignore[reportMissingImports]
+
+    def hypot(a: Any, b: Any) -> Any:
+        return op.Sqrt(op.Add(op.Mul(a, a), op.Mul(b, b)))
 
     names = ["x", "s", "t", *probe[3]]
-    made: Any = torch.onnx.export(
-        graph, dynamo=True, input_names=names, output_names=["end"], verbose=False
-    )
+    try:
+        # torch 2.13 warns of its own tree utilities and of a torchvision that is not there
+        with warnings.catch_warnings(), _quiet("torch.onnx"):
+            warnings.simplefilter("ignore")
+            made: Any = torch.onnx.export(
+                graph,
+                dynamo=True,
+                input_names=names,
+                output_names=["end"],
+                custom_translation_table={torch.ops.prims.hypot.default: hypot},
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        why = [line for line in str(error).splitlines() if "Error'>" in line] or [str(error)]
+        raise AdapterError(
+            f"torch cannot say this map in ONNX ({why[0][:200]}): try .pt2"
+        ) from error
     made.save(str(draft))
     session: Any = onnxruntime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])
     fed = dict(zip(names, (*probe[:3], *probe[3].values()), strict=True))
@@ -138,6 +159,17 @@ def _onnx(graph: Any, jump: _Jump, draft: Path, probe: tuple[Any, ...]) -> float
     out = session.run(None, {name: value.numpy() for name, value in fed.items() if name in taken})
     with torch.no_grad():
         return _apart(torch.from_numpy(out[0]), jump(*probe))
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Generator[None]:
+    log = logging.getLogger(name)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _apart(mine: Tensor, theirs: Tensor) -> float:
