@@ -70,8 +70,7 @@ def main(argv: list[str]) -> int:
     data = data_of(model, options.data)
     generator = torch.Generator().manual_seed(options.seed)
     rows = torch.randperm(len(data), generator=generator)[:4096]
-    x_0, labels = data.batch(rows)
-    cond = {} if labels is None or not model.saved.classes else {"label": labels.to(model.device)}
+    x_0, cond = data.batch(rows)[0], model.told_of(data, rows)
     teacher = _teacher(options.teacher, model)
     found = audit(
         model.flow_map,

@@ -156,13 +156,6 @@ class Model:
             )
         return {name: found[name].to(self.device) for name in names}
 
-    def labels(self, start: int, stop: int, only: int | None = None) -> Tensor | None:
-        """Classes of the samples start..stop-1: one class, or all in turn; None for a map without classes."""
-        if not self.saved.classes:
-            return None
-        numbers = torch.arange(start, stop) % len(self.saved.classes)
-        return torch.full_like(numbers, only) if only is not None else numbers
-
     def class_number(self, name: str) -> int:
         """The number of a class from its name or number.
 

@@ -138,10 +138,10 @@ def _steered(
     group = options.of if options.method == "best" else 1
     count = max(options.particles, options.n) if particles else options.n * group
     only = None if options.only is None else model.class_number(options.only)
-    noise, labels = model.noise(options.seed, 0, count), model.labels(0, count // group, only)
-    cond: dict[str, Tensor] = {}
-    if labels is not None:
-        cond["label"] = labels.repeat_interleave(group).to(model.device)
+    noise, told = model.noise(options.seed, 0, count), model.told(torch.arange(count // group))
+    if only is not None:
+        told = {"label": torch.full((count // group,), only)}
+    cond = {k: v.repeat_interleave(group, 0).to(model.device) for k, v in told.items()}
     with torch.no_grad():
         base = sample(model.flow_map, noise, uniform(1), **cond)
         before = scored(reward, base)
