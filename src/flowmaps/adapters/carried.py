@@ -1,4 +1,4 @@
-# The extra may not be installed.
+# budget: one file, because it travels in the folders of saved maps. The extra may not be installed.
 # pyright: basic, reportMissingImports=false, reportPrivateImportUsage=false
 """A flow map for diffusers, in one file: it imports torch and diffusers only, and travels in the folders of saved maps.
 
