@@ -131,7 +131,7 @@ DEMOS = {
             "tones",
             "dit-tiny",
             _run(300, 32, 2e-3, "yes"),
-            settings={"mean": 2.0, "std": 2.0},
+            settings={"mean": 1.0, "std": 2.5},
             codec="advance",
         ),
         flow_map=_config(
