@@ -9,9 +9,12 @@ from PIL import Image
 
 from flowmaps import recipes
 from flowmaps.cli.main import main
+from flowmaps.core.interpolant import linear
 from flowmaps.data import TensorData
 from flowmaps.errors import CheckpointError, DataError, RecipeError
-from flowmaps.learn.rules import DiagonalRule
+from flowmaps.learn.particles import EnergyDistance, PushForward
+from flowmaps.learn.rules import DiagonalRule, Points
+from flowmaps.learn.times import Times
 from flowmaps.train import checkpoint
 from flowmaps.train.finetune import Rehearsed, prepare
 from flowmaps.train.run import ChangeConfig, Config
@@ -136,6 +139,35 @@ def test_what_does_not_fit_is_refused(
     here = {k: str(place / v) if k in ("init", "data") else v for k, v in change.items()}
     with pytest.raises(error, match=words):
         prepare(config(place, **here))
+
+
+@pytest.mark.parametrize("told", [0.0, 1.0])
+def test_laws_with_their_classes_see_what_laws_alone_do_not(told: float) -> None:
+    """Two classes, and a map that draws each in place of the other: its law is that of the data, with classes it is not."""
+    gen = torch.Generator().manual_seed(0)
+    label = torch.randint(2, (4000,), generator=gen)
+    mean = (2.0 * label - 1)[:, None].double()
+    x_0, eps = (torch.randn(4000, 3, generator=gen).double() / 4 for _ in range(2))
+    times = Times(*(torch.full((4000,), t).double() for t in (1.0, 0.5, 0.0)))
+    law, found = EnergyDistance(), []
+    for sign in (1, -1):
+        noise = Points(eps, eps - (mean + x_0), times, {"label": label}, torch.zeros(()))
+        drawn = Drawing(sign)
+        found.append(float(law(*PushForward(told)(drawn, noise, None)).mean()))
+    assert abs(found[0]) < 0.01  # four deviations of 4,000 rows are 0.004
+    assert (found[1] > 0.3) == bool(told)
+
+
+class Drawing:
+    """A map whose samples of class c are around `sign` times its mean."""
+
+    interpolant = linear()
+
+    def __init__(self, sign: int) -> None:
+        self.sign = sign
+
+    def __call__(self, x: torch.Tensor, s: object, t: object, label: torch.Tensor) -> torch.Tensor:
+        return self.sign * (2.0 * label - 1)[:, None].double() + x
 
 
 def test_push_forward_without_a_teacher_learns_its_velocity_from_data() -> None:

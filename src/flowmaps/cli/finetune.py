@@ -39,7 +39,7 @@ class Options:
     data: str | None = None
     """Name or folder of the new data."""
     recipe: str | None = None
-    """By default push_forward with a diagonal of 0.25, or default for a guided map; arguments by --set.NAME VALUE."""
+    """By default push_forward with a diagonal of 0.25, or default for maps that are guided or read text; --set.NAME VALUE."""
     out: Annotated[Path | None, arg(metavar="RUN")] = None
     """Folder of the run; by default runs/RECIPE-DATA."""
     resume: Annotated[bool, arg(metavar="[RUN]")] = False
@@ -75,8 +75,10 @@ def _config(options: Options, settings: dict[str, Any]) -> Config:
     old = (about.get("config") or {}).get("guidance")
     guidance = None if old is None else GuidanceConfig.model_validate(old)
     guided = guidance is not None and (guidance.scale != 1 or guidance.max_scale is not None)
-    recipe = options.recipe or ("default" if guided else "push_forward")
-    if options.recipe is None and not guided:
+    # laws are compared with their classes, but not with what else is told; guided samples have a law of their own
+    lawful = not guided and set(about["data"].get("conditions", ())) <= {"label"}
+    recipe = options.recipe or ("push_forward" if lawful else "default")
+    if options.recipe is None and lawful:
         settings = {"diagonal": 0.25} | settings
     return Config(  # pyright: ignore[reportCallIssue]
         recipe=recipe,

@@ -27,7 +27,8 @@ def push_forward(
 ) -> Recipe:
     """Legs up to `leg`; laws are compared on the share `laws` of the rows, in the share `half` of steps from half-way.
 
-    With a `diagonal` there is no teacher: that share of the rows learns the velocity from data, the others follow it.
+    With a `diagonal` there is no teacher: that share of the rows learns the velocity from data, the others follow it, and laws
+    are those of samples with their classes.
     """
     follow = Term(
         rule=LastLeg("self" if diagonal else "teacher"),
@@ -39,7 +40,7 @@ def push_forward(
         anchor = Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=diagonal)
         terms = (anchor, follow)
     law = Term(
-        rule=PushForward(),
+        rule=PushForward(told=1.0 if diagonal else 0.0),
         times=Grouped(ToData(Either(1.0, 0.5, half))),
         metric=EnergyDistance(),
         share=laws,
