@@ -44,7 +44,7 @@ def run(steps: int, lr: float) -> Run:
 
 
 data, base = Heaps(), flowmaps.NetFlowMap(MLP((2,), 64, 3))
-base = fit(flowmaps.recipes.get("psd", channels=0), base, data, run(3000, 2e-3)).averaged()
+base = fit(flowmaps.recipes.get("psd", channels=0), base, data, run(1500, 2e-3)).averaged()
 
 
 # %% A reward of your own: any function of samples. The tilt asks for it in natural units.
@@ -57,8 +57,8 @@ examiner = Examiner(base, {"right": right, "up": lambda x: x[:, 1]}, noise)
 wish = Scaled(right, 1.0)
 methods = {
     "nft": (nft(right, beta=0.2, adaptive=False), 120, 5e-4),
-    "tilt": (tilt(wish, rounds=2), 1200, 1e-3),
-    "backprop": (backprop(wish, output=2.0), 400, 1e-3),
+    "tilt": (tilt(wish, rounds=2), 600, 1e-3),
+    "backprop": (backprop(wish, output=2.0), 200, 1e-3),
 }
 
 # %% What the tilt is: the right heap has weight 1 / (1 + e^-2), and each heap moves by its variance.
