@@ -132,7 +132,8 @@ def main(argv: list[str]) -> int:
 def _prompts(options: Options) -> list[str]:
     """The prompts of the command line and of the file."""
     if options.prompts is None:
-        return [] if options.prompt is None else [options.prompt]
+        # bytes that are no UTF-8 come from a shell as lone surrogates, which nobody can print
+        return [] if options.prompt is None else [options.prompt.encode(errors="replace").decode()]
     if options.prompt is not None:
         raise UsageError("give --prompt or --prompts, not both")
     try:
