@@ -23,6 +23,7 @@ from flowmaps.core.flow_map import NetFlowMap
 from flowmaps.core.interpolant import linear
 from flowmaps.errors import AdapterError
 from flowmaps.sample import sample
+from flowmaps.sample.grids import uniform
 from flowmaps.testing.zoo import ZOO
 
 # diffusers 0.42 under numpy 2
@@ -179,6 +180,22 @@ def test_diffusers_alone_draws_our_samples(name: str, drawn: dict) -> None:
         d = float((mine - theirs).abs().max() / theirs.abs().max())
         print(name, steps, d)
         assert d < 1e-5
+
+
+def test_the_walk_goes_from_noise_to_data(drawn: dict) -> None:
+    """In equal steps of a table's own time, so that one step is one jump over all of it."""
+    for name, case in drawn.items():
+        for steps in (1, 4):
+            times = start(case["student"], case["noise"]["noise"], steps)[1]
+            assert len(times) == steps + 1
+            assert float(times[0]) > 0.93, (
+                name
+            )  # where Stable Diffusion's table ends on the straight path
+            assert float(times[-1]) == 0.0
+            assert bool((times.diff() < 0).all())
+    torch.testing.assert_close(
+        start(drawn["ddpm"]["student"], drawn["ddpm"]["noise"]["noise"], 4)[1], uniform(4)
+    )
 
 
 @pytest.mark.parametrize("name", ["ddpm", "straight", "lora", "audio", "edm-v", "any-flow"])

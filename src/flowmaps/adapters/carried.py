@@ -396,17 +396,18 @@ class FlowMapPipeline(_Carries):
         model, scheduler = self.flow_map, self.scheduler
         dtype, device = model.dtype, self._execution_device
         if latents is None:
-            if self.config.shape is None:
+            if self.config["shape"] is None:
                 raise ValueError("this folder does not say what a sample's shape is: pass latents=")
-            shape = (batch_size, *self.config.shape)
+            shape = (batch_size, *self.config["shape"])
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         cond = {k: torch.as_tensor(v) if isinstance(v, list | int) else v for k, v in cond.items()}
         scheduler.set_timesteps(num_inference_steps)
         x = latents.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
         times = clock(scheduler)[0]
-        for i, step in enumerate(self.progress_bar(scheduler.timesteps)):
+        bar: Any = self.progress_bar
+        for i, step in enumerate(bar(scheduler.timesteps)):
             told = (self._told(t, x) for t in (times[i], times[i + 1]))
-            given = dict(zip(("timestep", self.config.second), told, strict=True))
+            given = dict(zip(("timestep", self.config["second"]), told, strict=True))
             z = scheduler.scale_model_input(x, step).to(dtype)
             out = model(z, **given, **cond, return_dict=False)[0]
             if out.shape[1] == 2 * x.shape[1]:  # half is a learned variance
@@ -417,8 +418,8 @@ class FlowMapPipeline(_Carries):
 
     def _told(self, time: Tensor, x: Tensor) -> Tensor:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        rows = (time * self.config.unit).to(device=x.device, dtype=wide).expand(len(x))
-        return rows[:, None].expand(-1, x.shape[1]) if self.config.frames else rows
+        rows = (time * self.config["unit"]).to(device=x.device, dtype=wide).expand(len(x))
+        return rows[:, None].expand(-1, x.shape[1]) if self.config["frames"] else rows
 
 
 @functools.cache

@@ -261,7 +261,7 @@ def _merged(model: Any) -> Any:
 def _usage(made: Any, place: Path) -> str:
     name = place.resolve().name
     if isinstance(made, FlowMapPipeline):
-        latents = "" if made.config.shape else ", latents=noise"
+        latents = "" if made.config["shape"] else ", latents=noise"
         call = f"samples = pipeline(num_inference_steps=1{latents}).samples  # conditioning by the model's own argument names"
     else:
         call = "result = pipeline(num_inference_steps=1)  # prompt=, guidance_scale=1: guidance is in the map already"

@@ -129,7 +129,9 @@ def _pt2(graph: Any, jump: _Jump, draft: Path, probe: tuple[Any, ...]) -> float:
 
 def _onnx(graph: Any, jump: _Jump, draft: Path, probe: tuple[Any, ...]) -> float:
     import onnxruntime  # pyright: ignore[reportMissingImports]
-    from onnxscript import opset18 as op  # pyright: ignore[reportMissingImports]
+    import onnxscript  # pyright: ignore[reportMissingImports]
+
+    op: Any = onnxscript.opset18
 
     def hypot(a: Any, b: Any) -> Any:
         return op.Sqrt(op.Add(op.Mul(a, a), op.Mul(b, b)))

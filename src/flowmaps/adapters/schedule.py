@@ -1,3 +1,5 @@
+# The extra may not be installed.
+# pyright: basic, reportMissingImports=false, reportPrivateImportUsage=false
 r"""What a diffusers scheduler says of a model: its path, the meaning of its output, its timesteps and its sampling grid.
 
 Three families cover what diffusers ships. A table of $\bar\alpha_n$ (DDPM, DDIM, PNDM, Euler, Heun, DPM-Solver++, UniPC, LCM,
