@@ -131,7 +131,7 @@ def run_frontier(bench: Bench) -> dict:
             }
             draw_frontier(name, marks, float(r.mean()))
             drawn |= draw_steered(bench, name, reward, beta)
-    save_png(ladder(drawn, across=3, scale=3), PICTURES / "control_steer.png")
+    save_png(ladder(drawn, across=4, scale=3), PICTURES / "control_steer.png")
     return found
 
 
@@ -151,12 +151,11 @@ def draw_frontier(name: str, marks: list[Mark], mean: float) -> None:
 
 
 def draw_steered(bench: Bench, name: str, reward: Reward, beta: float) -> dict[str, Tensor]:
-    """Twelve noises as they are drawn and steered, by eight jumps each; and twelve of 48 particles of the tilt."""
-    z, g = bench.prior(48, torch.Generator().manual_seed(5)), torch.Generator().manual_seed(6)
-    plain = sample(bench.map, z[:12], uniform(8), label=UNTOLD["label"].expand(12))
-    lean = steer(bench.map, reward, z[:12], uniform(8), beta=4 * beta, **UNTOLD).x
-    tilted = tempered_smc(bench.map, reward, z, beta=beta, generator=g, **UNTOLD).x[:12]
-    blocks = {"as drawn": plain, f"{name}, steered": lean, f"{name}, tempered": tilted}
+    """Twelve noises as they are drawn and as they are steered, by eight jumps each."""
+    z = bench.prior(12, torch.Generator().manual_seed(5))
+    plain = sample(bench.map, z, uniform(8), label=UNTOLD["label"].expand(12))
+    lean = steer(bench.map, reward, z, uniform(8), beta=4 * beta, **UNTOLD).x
+    blocks = {"as drawn": plain, f"{name}, steered": lean}
     return {key: x.float() for key, x in blocks.items()}
 
 
