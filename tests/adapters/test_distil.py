@@ -71,7 +71,7 @@ def test_every_class_is_distilled_saved_and_loaded(
 ) -> None:
     """Velocity, two-time start, three steps of the default recipe, a checkpoint, and the same map read from it."""
     field, recipe = teacher(name), recipes.get("push_forward")
-    parts = bind(recipe, field, data_for(name, gen))
+    parts = bind(recipe, field, data_for(name, gen), StudentConfig(floor=0.01))
     x, cond = ZOO[name].inputs(2, gen)
     s, t = torch.tensor([0.7, 0.4]), torch.tensor([0.2, 0.0])
     with torch.no_grad():

@@ -86,7 +86,7 @@ class StudentConfig(_Model):
     """Ends of the names of the layers that get it."""
     prompts: str | None = None
     """File of prompts, one per line, of a teacher that reads text; by default the captions of the data."""
-    floor: float = Field(0.05, gt=0, lt=1)
+    floor: float = Field(0.2, gt=0, lt=1)
     """Least share of data in what a student that predicts noise takes for pure noise."""
 
 
