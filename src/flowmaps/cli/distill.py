@@ -39,7 +39,7 @@ class Options:
     data: str = "none"
     """Name or folder of the data; none learns from noise and the teacher alone."""
     recipe: str | None = None
-    """By default push_forward with data and free_flow without; arguments by --set.NAME VALUE."""
+    """By default push_forward with data, ayf_lmd if guided, free_flow without data; arguments by --set.NAME VALUE."""
     out: Annotated[Path | None, arg(metavar="RUN")] = None
     """Folder of the run; by default runs/RECIPE-DATA."""
     resume: Annotated[bool, arg(metavar="[RUN]")] = False
@@ -72,7 +72,10 @@ def main(argv: list[str]) -> int:
 def _config(options: Options, settings: dict[str, Any], *, guided: bool) -> Config:
     if options.teacher is None:
         raise UsageError("--teacher is missing: the folder of a diffusers pipeline")
-    recipe = options.recipe or ("free_flow" if options.data == "none" else "push_forward")
+    # the law of guided samples is not that of the data, which push_forward compares them with
+    guided_law = guided and options.guidance.scale != 1
+    with_data = "ayf_lmd" if guided_law else "push_forward"
+    recipe = options.recipe or ("free_flow" if options.data == "none" else with_data)
     return Config(  # pyright: ignore[reportCallIssue]
         recipe=recipe,
         set=checked(recipe, settings),

@@ -85,12 +85,18 @@ def flags(kind: type[Any], prefix: str = "--") -> Iterator[str]:
         ]
     for name, annotation, default in fields:
         inner = _model(annotation)
+        if inner is not None and default is None and name in _CLOSED:
+            continue
         if inner is not None:
             yield from flags(inner, f"{prefix}{name}." if name else prefix)
         else:
             yield prefix + ("no-" if default is True else "") + name.replace("_", "-")
 
 
+_CLOSED = (
+    "student",
+    "change",
+)  # groups that are None by default, which tyro does not enter: other commands fill them
 _POSITIONAL: Any = tyro.conf.Positional[str].__metadata__[0]  # pyright: ignore
 
 

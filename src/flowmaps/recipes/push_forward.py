@@ -40,7 +40,7 @@ def push_forward(
         anchor = Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=diagonal)
         terms = (anchor, follow)
     law = Term(
-        rule=PushForward(told=1.0 if diagonal else 0.0),
+        rule=PushForward(told=4.0 if diagonal else 0.0),
         times=Grouped(ToData(Either(1.0, 0.5, half))),
         metric=EnergyDistance(),
         share=laws,
