@@ -108,6 +108,7 @@ def _traced(jump: _Jump, example: tuple[Any, ...]) -> torch.export.ExportedProgr
     shapes = (batch, batch, batch, dict.fromkeys(example[3], batch))
     try:
         with torch.no_grad():
+            jump(*example)  # what is missing is said better by the map than by its tracer
             return torch.export.export(jump, example, dynamic_shapes=shapes, strict=False)
     except AdapterError:
         raise

@@ -27,6 +27,7 @@ class MonotoneCubic:
     def __init__(self, knots: Tensor) -> None:
         self.knots = knots.double().cpu()
         self.cells = len(knots) - 1
+        self.ends = float(self.knots[0]), float(self.knots[-1])
         rise = self.knots.diff()
         product, total = rise[:-1] * rise[1:], rise[:-1] + rise[1:]
         inner = torch.where(product > 0, 2 * product / torch.where(total == 0, 1.0, total), 0.0)
@@ -63,7 +64,7 @@ class MonotoneCubic:
 
     def inverse(self, theta: Tensor) -> Tensor:
         """The time of an angle; below the first knot 0, above the last 1."""
-        flat = theta.detach().clamp(float(self.knots[0]), float(self.knots[-1]))
+        flat = theta.detach().clamp(*self.ends)
         # counted, not searched for: ONNX has no sorted search
         cell = (self._on(self.knots[1:-1], theta) <= flat[..., None]).sum(-1)
         a, b, c, d = self._row(cell, theta)
