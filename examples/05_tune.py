@@ -56,7 +56,7 @@ noise = torch.randn(2000, 2, generator=torch.Generator().manual_seed(1))
 examiner = Examiner(base, {"right": right, "up": lambda x: x[:, 1]}, noise)
 wish = Scaled(right, 1.0)
 methods = {
-    "nft": (nft(right, beta=0.2, adaptive=False), 120, 5e-4),
+    "nft": (nft(right, beta=0.2, adaptive=False), 50, 5e-4),
     "tilt": (tilt(wish, rounds=2), 600, 1e-3),
     "backprop": (backprop(wish, output=2.0), 200, 1e-3),
 }
