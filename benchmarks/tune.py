@@ -109,12 +109,12 @@ def draw(flow_map, steps: int) -> torch.Tensor:
 def evaluate() -> None:
     """Before, after, and the data as bright."""
     judge, rows, pictures = Judge(), {}, {}
-    for name, run in (("before", BASE), ("step 50", EARLY), ("after", OUT)):
+    for name, run in (("before", BASE), ("step 50", EARLY), ("step 140", OUT)):
         saved = load(run)
-        for steps in (1, 2, 4) if run != EARLY else (1,):
+        for steps in (1, 2, 4) if run != OUT else (1,):
             x = draw(saved.flow_map, steps)
             rows[f"{name}, {steps} step{'s' * (steps > 1)}"] = judge(x)
-            if steps != 2:
+            if steps != 2 and run != OUT:
                 pictures[f"{name}, {steps} step{'s' * (steps > 1)}"] = x[:40]
         print(json.dumps(rows, indent=1), flush=True)
     (HERE / "tune.json").write_text(json.dumps(value_of(judge, rows, saved), indent=1) + "\n")
@@ -124,16 +124,19 @@ def evaluate() -> None:
 
 def value_of(judge: Judge, rows: dict, saved) -> dict:
     """What is stored: gains in deviations, ratios of distances, and the data as bright as each tuned map."""
-    one = rows["before, 1 step"]
-    rows["data"] = judge(judge.tilted(-2.0))
+    rows["data"], one = judge(judge.tilted(-2.0)), rows["before, 1 step"]
+    two = one["reward"] + 2 * one["deviation_within_classes"]
+    rows["data, as bright as two deviations more"] = judge(judge.tilted(two))
     summary = {}
-    for name in ("step 50, 1 step", "after, 1 step", "after, 2 steps", "after, 4 steps"):
-        gain = rows[name]["reward"] - one["reward"]
-        before = rows.get(name.replace("after", "before"), one)
+    for name in ("step 50, 1 step", "step 50, 2 steps", "step 50, 4 steps", "step 140, 1 step"):
+        before = rows["before, " + name.partition(", ")[2]]
+        gain = rows[name]["reward"] - before["reward"]
         bright = rows[f"data, as bright as {name}"] = judge(judge.tilted(rows[name]["reward"]))
         summary[name] = {
-            "gain_in_deviations_within_classes": round(gain / one["deviation_within_classes"], 3),
-            "gain_in_deviations_of_all": round(gain / one["deviation"], 3),
+            "gain_in_deviations_within_classes": round(
+                gain / before["deviation_within_classes"], 3
+            ),
+            "gain_in_deviations_of_all": round(gain / before["deviation"], 3),
             "frechet_before": before["frechet"],
             "frechet": rows[name]["frechet"],
             "frechet_ratio": round(rows[name]["frechet"] / before["frechet"], 3),
