@@ -75,10 +75,10 @@ Shown = dict[str, bytes]
 def _sections(
     report: dict[str, Any], shown: Shown, found: Audit, measured: "Measured", out: Path
 ) -> list[Section]:
-    heard = [] if measured.model.saved.rate is None else [heard(measured, out)]
+    clips = [] if measured.model.saved.rate is None else [heard(measured, out)]
     return [
         _seen(shown, measured.demo),
-        *heard,
+        *clips,
         _explained(shown),
         _trajectory_section(shown),
         _measured(report, shown, measured.demo),
