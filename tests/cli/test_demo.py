@@ -103,10 +103,11 @@ def test_the_demo_of_prompts_measures_what_was_asked_for(call, tmp_path) -> None
 
 def test_the_demo_of_sound_plays_what_it_made(tmp_path) -> None:
     from flowmaps.cli.demo import configurations, measure
-    from flowmaps.cli.demo_page import heard, samples_picture
+    from flowmaps.cli.demo_page import _sections, heard, samples_picture
     from flowmaps.cli.demo_settings import DEMOS
     from flowmaps.data.sets import tones
     from flowmaps.data.sounds import read_sound
+    from flowmaps.report import Audit
     from flowmaps.train import setup
 
     with pytest.MonkeyPatch.context() as patch:
@@ -120,6 +121,12 @@ def test_the_demo_of_sound_plays_what_it_made(tmp_path) -> None:
         keys = {"frechet", "instrument", "in_tune", "seconds", "nfe", "model", "recipe", "sampler"}
         assert all(set(row) == keys for row in report["rows"])
         section = heard(measured, tmp_path).html()
+        names = "tangents_and_jumps time_and_space trajectory samples compare audit "
+        names += "loss_baseline loss_flow_map"
+        shown = dict.fromkeys(names.split(), b"")
+        found = Audit((0.0, 1.0), {}, {}, None, False, ())
+        headings = [each.heading for each in _sections(report, shown, found, measured, tmp_path)]
+        assert headings[:2] == ["What one sees", "What one hears"]
     assert section.count("data:audio/wav;base64,") == 3
     assert "soft string a3, soft string d4" in section
     row, rate = read_sound(tmp_path / "1_jump.wav")
