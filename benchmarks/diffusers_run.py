@@ -31,8 +31,8 @@ from flowmaps.train import checkpoint
 HERE = Path(__file__).parent
 FAST = os.environ.get("FLOWMAPS_FAST") == "1"
 PLACE = HERE.parent / "runs" / ("diffusers-fast" if FAST else "diffusers")
-TEACHER, STUDENT, BATCH = (5, 5, 10) if FAST else (3000, 3000, 100)
-COUNT, FEW = (20, 20) if FAST else (300, 100)
+TEACHER, STUDENT, BATCH = (5, 5, 10) if FAST else (3000, 3000, 50)
+COUNT, FEW = (20, 20) if FAST else (300, 50)
 DATA = load("digits")
 X, _ = DATA.batch(torch.arange(len(DATA)))
 
