@@ -231,7 +231,9 @@ def test_a_pipeline_of_another_kind_takes_the_map_too(drawn: dict) -> None:
     pipeline = Pipeline()
     pipeline.scheduler = scheduler
     model.follow(pipeline)
-    y = x * (scheduler.init_noise_sigma**2 + 1) ** 0.5  # its own start leaves the data's variance out
+    y = (
+        x * (scheduler.init_noise_sigma**2 + 1) ** 0.5
+    )  # its own start leaves the data's variance out
     with torch.no_grad():
         for t in scheduler.timesteps:
             out = model(scheduler.scale_model_input(y, t), t, **cond, return_dict=False)[0]
