@@ -19,7 +19,7 @@ def default(
     std: float = 1.0,
     diagonal: float = 0.5,
     starts: float = 0.05,
-    ends: float = 0.1,
+    ends: float = 0.2,
     leg: float = 0.02,
     c: float = 1.0,
     sigma_data: float = 1.0,
