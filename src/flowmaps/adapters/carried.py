@@ -14,6 +14,7 @@ Written by flowmaps (Apache-2.0).
 import functools
 import inspect
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Generator
@@ -295,7 +296,15 @@ class FlowMapStep(BaseOutput):
     prev_sample: Tensor
 
 
-class CosineEulerScheduler(diffusers.EDMEulerScheduler):
+class ExponentialEulerScheduler(diffusers.EDMEulerScheduler):
+    """Its exponential levels begin at the noisiest for a single step too, where the stock one's begin at the cleanest."""
+
+    def _compute_exponential_sigmas(self, ramp: Tensor, *_: Any) -> Tensor:
+        high, low = (math.log(self.config[key]) for key in ("sigma_max", "sigma_min"))
+        return torch.linspace(high, low, len(ramp)).exp()
+
+
+class CosineEulerScheduler(ExponentialEulerScheduler):
     """Euler's method for models of `CosineDPMSolverMultistepScheduler`, whose own is stochastic: they are told the angle."""
 
     def precondition_noise(self, sigma: Any) -> Tensor:

@@ -21,7 +21,12 @@ from torch import Tensor
 from ..core.interpolant import Interpolant, linear, trig
 from ..core.parametrization import Average, Boundary, Denoised, EDMTwoTime, Parametrization
 from ..errors import AdapterError
-from .carried import CosineEulerScheduler, FlowMapDDIMScheduler, TrigFlowEulerScheduler
+from .carried import (
+    CosineEulerScheduler,
+    ExponentialEulerScheduler,
+    FlowMapDDIMScheduler,
+    TrigFlowEulerScheduler,
+)
 from .table import tabulated
 
 NEEDS = "pass scheduler= one with a table alphas_cumprod (DDPMScheduler(...)), a flow-matching one, EDM's or SCMScheduler"
@@ -185,7 +190,9 @@ def _edm_euler(read_as: Schedule, config: dict[str, Any]) -> Any:
         v = read_as.parametrization.sigma_data < 0  # pyright: ignore[reportAttributeAccessIssue]
         kind = "v_prediction" if v else "epsilon"
         settings = {**config, "prediction_type": kind, "final_sigmas_type": "zero"}
-        return _made(diffusers.EDMEulerScheduler, settings)
+        exponential = config["sigma_schedule"] == "exponential"
+        euler = ExponentialEulerScheduler if exponential else diffusers.EDMEulerScheduler
+        return _made(euler, settings)
     if "sigma_max" in config:
         settings = {**config, "prediction_type": "v_prediction", "final_sigmas_type": "zero"}
         return _made(CosineEulerScheduler, settings)
