@@ -46,7 +46,7 @@ class Options:
     out: Annotated[Path, arg(metavar="DIR")] = Path("demo")
     """Where the page, the pictures, report.json and the two runs go."""
     seconds: Annotated[float | None, arg(metavar="FLOAT")] = None
-    """Training time of each model; by default 50 and 98 seconds for digits, 7 and 5 minutes for prompts, 5 and 6 for sound."""
+    """Training time of each model; by default 45 and 104 seconds for digits, 7 and 5 minutes for prompts, 5 and 6 for sound."""
     n: Annotated[int | None, arg(name="number", aliases=["-n"], metavar="INT")] = None
     """Samples that every row is measured on: 5,000 digits, all in turn, 300 prompts of two kinds, or 264 clips."""
     again: bool = False
