@@ -18,8 +18,8 @@ if find_spec("diffusers") is None:
 import torch
 from torch import nn
 
-from flowmaps.adapters.diffusers import add_lora, denoiser, flow_map, velocity
 from flowmaps.adapters.carried import Jump
+from flowmaps.adapters.diffusers import add_lora, denoiser, flow_map, velocity
 from flowmaps.core.autodiff import along_source
 from flowmaps.testing.fitness import fitness
 from flowmaps.testing.zoo import ZOO

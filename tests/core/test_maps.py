@@ -286,7 +286,7 @@ def test_a_solved_map_at_equal_times_is_one_call_of_its_field() -> None:
         calls.append(t)
         return world.velocity(x, t)
 
-    x, t = torch.randn(3, 2, dtype=torch.float64), torch.tensor([0.3, 0.7, 0.9], dtype=torch.float64)
+    x, t = torch.randn(3, 2).double(), torch.tensor([0.3, 0.7, 0.9]).double()
     u = SolvedFlowMap(field, world.interpolant, RK4, 40).velocity(x, t)
     assert len(calls) == 1
     torch.testing.assert_close(u, world.velocity(x, t), rtol=0, atol=0)

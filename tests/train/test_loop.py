@@ -300,7 +300,7 @@ def test_data_without_labels():
     fit(recipe, NetFlowMap(Net()), kit.toy(), kit.run_of(steps=1))
     assert seen[-1] == ["label"]
     guided = replace(recipe, guidance=Guidance({"label": 3}))
-    with pytest.raises(RecipeError, match="guidance needs labelled data"):
+    with pytest.raises(RecipeError, match="guidance drops the conditions"):
         fit(guided, NetFlowMap(Net()), data, kit.run_of(steps=1))
 
 

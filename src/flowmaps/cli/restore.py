@@ -43,7 +43,7 @@ class Options:
     sigma: float = 0.05
     """Deviation of the noise of what is seen; data are in [-1, 1]."""
     method: Literal["pigdm", "plug", "admm", "chain", "map", "denoise"] = "pigdm"
-    """Guided flow, plug and play, the same by ADMM, Markov chains in noise space, likeliest noise, or the posterior of noisy data."""
+    """Guided flow, plug and play, the same by ADMM, chains in noise space, likeliest noise, or the posterior of noisy data."""
     steps: int | None = None
     """Steps (pigdm 16, plug 32, admm 4, denoise 16) or iterations (chain 100, map 50)."""
     draws: int = 8

@@ -138,7 +138,7 @@ class SolvedFlowMap(FlowMap):
         self.steps = steps
 
     def mean_velocity(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        if bool((s == t).all()):  # the velocity: one call of the field, not a walk that stands still
+        if bool((s == t).all()):  # one call of the field, not a walk that stands still
             return self.field(x, s.clamp(min=self.interpolant.t_min), **cond)
         shares = torch.linspace(0, 1, self.steps + 1, dtype=s.dtype, device=s.device)
         times = s + (t - s) * shares[:, None]
