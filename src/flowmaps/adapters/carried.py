@@ -411,7 +411,8 @@ class FlowMapPipeline(_Carries):
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         cond = {k: torch.as_tensor(v) if isinstance(v, list | int) else v for k, v in cond.items()}
         scheduler.set_timesteps(num_inference_steps)
-        x = latents.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
+        start: Any = latents
+        x = start.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
         times = clock(scheduler)[0]
         bar: Any = self.progress_bar
         for i, step in enumerate(bar(scheduler.timesteps)):

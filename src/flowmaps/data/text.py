@@ -139,7 +139,7 @@ class Pretrained:
 def _pretrained(name: str) -> tuple[Any, Any]:
     """Tokenizer and text model by name."""
     try:
-        import transformers
+        import transformers  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError(
             f"reading text with {name!r} needs the package transformers: pip install 'flowmaps[diffusers]'"

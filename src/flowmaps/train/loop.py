@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.autodiff import compiled
 from ..core.flow_map import FlowMap, NetFlowMap
-from ..data.base import Conditioned, nulls
+from ..data.base import Conditioned
 from ..data.pairs import Accompanied, PairData
 from ..errors import CheckpointError, DataError, TrainingError
 from ..learn.masks import shared_masks
@@ -151,19 +151,13 @@ def _to(teacher: FlowMap | None, choice: Choice) -> FlowMap | None:
 def _about(
     recipe: Recipe, flow_map: FlowMap, data: Data, run: Run, about: dict[str, Any] | None
 ) -> dict[str, Any]:
-    described = {
-        "flow_map": checkpoint.describe_map(flow_map, None)
-        if isinstance(flow_map, NetFlowMap)
-        else None,
-        "recipe": {"name": recipe.name, "value": repr(recipe)},
-        "data": {
-            "name": getattr(data, "name", ""),
-            "shape": list(getattr(data, "shape", ())),
-            "classes": list(getattr(data, "classes", ())),
-            "conditions": list(nulls(data)),
-        },
-    }
-    return described | (about or {}) | {"run": run.model_dump(), "averages": list(run.ema)}
+    told = {key: list(getattr(data, key, ())) for key in ("shape", "classes")}
+    told = {"name": getattr(data, "name", ""), **told, **(about or {}).get("data", {})}
+    names = list(data.null) if isinstance(data, Conditioned) else ["label"] * bool(told["classes"])
+    net = checkpoint.describe_map(flow_map, None) if isinstance(flow_map, NetFlowMap) else None
+    described = {"flow_map": net, "recipe": {"name": recipe.name, "value": repr(recipe)}}
+    described |= (about or {}) | {"data": {"conditions": names} | told}
+    return described | {"run": run.model_dump(), "averages": list(run.ema)}
 
 
 def _shuffle(n: int, run: Run) -> Callable[[int], Tensor]:
