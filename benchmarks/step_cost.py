@@ -3,7 +3,7 @@
     python benchmarks/step_cost.py [--quick] [RECIPE ...]     about a minute for each recipe, which is compiled once
 
 Ratios are taken within this run: the variants of a recipe are timed in turns, and the medians compared. Results:
-benchmarks/step_cost.json.
+benchmarks/step_cost.json, where recipes that were not asked for keep theirs.
 """
 
 import copy
@@ -95,9 +95,10 @@ def main() -> None:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    (Path(__file__).parent / "step_cost.json").write_text(
-        json.dumps({**about, "recipes": rows}, indent=1) + "\n"
-    )
+    file = Path(__file__).parent / "step_cost.json"
+    kept = json.loads(file.read_text())["recipes"] if asked and file.exists() else {}
+    value = {**about, "recipes": dict(sorted((kept | rows).items()))}
+    file.write_text(json.dumps(value, indent=1) + "\n")
     for name, row in rows.items():
         print(f"{name:26s} cost {row['cost']:.2f}  speedup {row.get('speedup', float('nan')):.2f}")
 
