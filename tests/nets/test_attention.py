@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flowmaps.nets.attention import attend
+from flowmaps.nets.block import gelu
 
 
 def sides(dtype: torch.dtype, gen: torch.Generator) -> tuple[torch.Tensor, ...]:
@@ -53,3 +54,11 @@ def test_the_low_precision_kernel_has_a_forward_mode(gen) -> None:
         lambda x: formula(x, k.double(), v.double()), (q.double(),), (along.double(),)
     )
     torch.testing.assert_close(tangent.double(), want, rtol=0.1, atol=0.05)
+
+
+def test_gelu_is_the_same_where_it_is_compiled(gen, monkeypatch) -> None:
+    x = 4 * torch.randn(1000, generator=gen).double()
+    plain = gelu(x)
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    torch.testing.assert_close(gelu(x), plain, rtol=1e-7, atol=1e-7)
+    assert (gelu(x) - x).abs().max() > 0.1

@@ -9,6 +9,17 @@ from .attention import attend
 from .embed import rms_norm
 
 
+def gelu(x: Tensor) -> Tensor:
+    """GELU by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415).
+
+    Compiled it is written with the logistic function that it equals: inductor's exponential on a CPU takes two thirds of the
+    time of its tanh; as separate operations that would take three times as long.
+    """
+    if torch.compiler.is_compiling():
+        return x * torch.sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))
+    return nn.functional.gelu(x, approximate="tanh")
+
+
 @final
 class Block(nn.Module):
     """Attention and two layers, modulated as in adaLN-zero: before training it is the identity.
@@ -44,7 +55,7 @@ class Block(nn.Module):
         shift_a, gain_a, gate_a, shift_m, gain_m, gate_m = self.modulate(c)[:, None].chunk(6, -1)
         h = h + gate_a * self._attend(rms_norm(h) * (1 + gain_a) + shift_a, told, seen)
         inner = rms_norm(h) * (1 + gain_m) + shift_m
-        return h + gate_m * self.down(nn.functional.gelu(self.up(inner), approximate="tanh"))
+        return h + gate_m * self.down(gelu(self.up(inner)))
 
     def _attend(self, h: Tensor, told: Tensor | None, seen: Tensor | None) -> Tensor:
         q, k, v = self._split(self.qkv(h), 3)
