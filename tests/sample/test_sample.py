@@ -20,6 +20,7 @@ from flowmaps.sample import (
     GRIDS,
     Autoguidance,
     from_times,
+    generate,
     grid,
     karras,
     log_snr,
@@ -391,3 +392,37 @@ def test_autoguidance_is_off_at_one_and_outside_its_interval() -> None:
     inside = torch.tensor([[False], [True], [True], [False]])
     found = Autoguidance(strong, weak, 3.0, low=0.3, high=0.7).velocity(x, s)
     assert_close(found, torch.where(inside, -2 * away + 3 * u, u))
+
+
+class _DataOnly(FlowMap):
+    """A map that always jumps to clean data, whatever target it is asked for: what a consistency model has learned."""
+
+    to_data = True
+
+    def __init__(self, world) -> None:
+        super().__init__()
+        self.world, self.interpolant = world, world.interpolant
+
+    def mean_velocity(self, x, s, t, **cond):
+        end = self.world.flow_map(x, s, torch.zeros_like(s))
+        return (end - x) / (t - s)[:, None]
+
+
+def test_a_map_to_clean_data_is_noised_again_between_its_jumps(gen) -> None:
+    world = worlds.gaussian()
+    flow_map = _DataOnly(world)
+    noise = world.interpolant.prior((20_000, 3), gen).double()
+    kept = generate(flow_map, noise, uniform(4))
+    torch.testing.assert_close(kept.mean(0), world.mean, rtol=0, atol=0.03)
+    torch.testing.assert_close(kept.std(0), world.std, rtol=0.03, atol=0)
+    plain = sample(flow_map, noise, uniform(4))  # takes data for points at times 0.75, 0.5, 0.25
+    assert (plain.std(0) / world.std - 1).abs().max() > 0.1
+    assert torch.equal(generate(flow_map, noise[:3], uniform(4)), kept[:3])  # of its own row alone
+    assert torch.equal(generate(flow_map, noise[:3], uniform(1)), world.flow_map(noise[:3], 1, 0))
+
+
+def test_other_maps_jump(gen) -> None:
+    world = worlds.gaussian()
+    noise = world.interpolant.prior((5, 3), gen).double()
+    jumped = sample(world.flow_map, noise, uniform(3))
+    assert torch.equal(generate(world.flow_map, noise, uniform(3)), jumped)

@@ -13,6 +13,7 @@ from flowmaps.core.flow_map import NetFlowMap
 from flowmaps.data import TensorData
 from flowmaps.errors import DataError, RecipeError, TrainingError
 from flowmaps.learn.guidance import Guidance
+from flowmaps.learn.times import Times
 from flowmaps.recipes import get
 from flowmaps.train import checkpoint, fit
 from flowmaps.train.ema import Average
@@ -350,7 +351,7 @@ def test_flip_mirrors_half_of_the_images_and_refuses_points():
             return self.w * x
 
     # at s near 0 the point is the image itself
-    law = lambda n, generator, progress: (torch.full((n,), 1e-4),) * 3
+    law = lambda n, generator, progress: Times(*(torch.full((n,), 1e-4),) * 3)
     near = replace(recipe, terms=(replace(recipe.terms[0], times=law),))
     fit(near, NetFlowMap(Spy(), local=True), data, kit.run_of(steps=40))
     turned = torch.cat([(x[:, 0, 0, 0] > 1.5) for x, _ in seen]).double().mean().item()

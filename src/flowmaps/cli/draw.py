@@ -18,7 +18,7 @@ from ..data.batches import seeded
 from ..data.captions import Captioned, in_turn
 from ..data.encoded import encoded
 from ..data.text import encoder
-from ..sample import CFG, GRIDS, Autoguidance, grid, sample, solve
+from ..sample import CFG, GRIDS, Autoguidance, generate, grid, solve
 from ..train import checkpoint
 from ..train.machine import choose
 from ..train.run import Run
@@ -62,7 +62,7 @@ class Way:
         times = grid(self.grid, self.steps, path)
         with torch.no_grad():
             if self.solver is None:
-                return sample(flow_map, x, times, **cond)
+                return generate(flow_map, x, times, **cond)
             return solve(flow_map.velocity, x, times, path, SOLVERS[self.solver], **cond)
 
 

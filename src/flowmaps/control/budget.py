@@ -218,7 +218,7 @@ class _Watched(FlowMap):
     def __init__(self, flow_map: FlowMap, budget: Budget) -> None:
         super().__init__()
         self.flow_map, self.budget = flow_map, budget
-        self.interpolant = flow_map.interpolant
+        self.interpolant, self.to_data = flow_map.interpolant, flow_map.to_data
 
     def mean_velocity(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
         u = self.flow_map.mean_velocity(x, s, t, **cond)

@@ -25,9 +25,12 @@ class FlowMap(nn.Module, ABC):
 
     Attributes:
         interpolant: The path on which the map lives.
+        to_data: Only jumps to clean data were learned, as in consistency models: to take several steps, noise again
+            (`flowmaps.sample.generate`).
     """
 
     interpolant: Interpolant
+    to_data: bool = False
 
     @abstractmethod
     def mean_velocity(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
@@ -77,6 +80,7 @@ class NetFlowMap(FlowMap):
         parametrization: How the output is read; by default it is the mean velocity itself.
         local: The network is an ordinary diffusion model: it is asked at (x, s, s) only, and a jump is one step of its
             parametrization (Euler for the average velocity, DDIM for the others).
+        to_data: See `FlowMap`.
 
     Example:
         >>> flow_map = NetFlowMap(lambda x, s, t: -x)
@@ -91,12 +95,13 @@ class NetFlowMap(FlowMap):
         parametrization: Parametrization | None = None,
         *,
         local: bool = False,
+        to_data: bool = False,
     ) -> None:
         super().__init__()
         self.net = net
         self.interpolant = interpolant or linear()
         self.parametrization: Parametrization = parametrization or Average()
-        self.local = local
+        self.local, self.to_data = local, to_data
 
     def output(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """What the network says at (x, s, t), (B, *D), before it is read."""

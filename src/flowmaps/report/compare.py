@@ -14,7 +14,7 @@ from ..core.flow_map import FlowMap
 from ..core.solver import SOLVERS
 from ..errors import ShapeError
 from ..metrics import frechet
-from ..sample import sample, solve, uniform
+from ..sample import generate, solve, uniform
 from .style import FAINT, JUMP, WALK, new_figure, plain, tidy
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def compare(
     score = quality or (lambda x: {"frechet": frechet(x, reference)})
 
     def jump(x: Tensor, k: int, tally: _Tally, c: dict[str, Tensor]) -> Tensor:
-        tally.calls += k  # `sample` makes one call per interval
-        return sample(flow_map, x, uniform(k), **c)
+        tally.calls += k  # `generate` makes one call per interval
+        return generate(flow_map, x, uniform(k), **c)
 
     def walk(x: Tensor, k: int, tally: _Tally, c: dict[str, Tensor]) -> Tensor:
         field = tally.counted(walked.velocity)

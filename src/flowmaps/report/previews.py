@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from ..core.flow_map import FlowMap
 from ..data.captions import in_turn
-from ..sample import sample, solve, uniform
+from ..sample import generate, solve, uniform
 from ..train.checkpoint import codec_of
 from ..train.hooks import Event
 from .images import ladder
@@ -73,7 +73,7 @@ def preview(
             x = solve(flow_map.velocity, noise, uniform(WALK), flow_map.interpolant, **cond)
             return {f"{WALK} Heun steps": x}
         steps = {f"{k} step{'s' * (k > 1)}": uniform(k) for k in STEPS}
-        return {name: sample(flow_map, noise, times, **cond) for name, times in steps.items()}
+        return {name: generate(flow_map, noise, times, **cond) for name, times in steps.items()}
 
 
 def scatter(clouds: dict[str, Tensor], data: Tensor | None = None) -> Figure:

@@ -2,13 +2,14 @@
 
 from .grids import GRIDS, from_times, grid, karras, log_snr, shifted, uniform
 from .guidance import CFG, Autoguidance
-from .sample import sample, sample_churn, sample_eta, sample_gamma, solve, trajectory
+from .sample import generate, sample, sample_churn, sample_eta, sample_gamma, solve, trajectory
 
 __all__ = [
     "CFG",
     "GRIDS",
     "Autoguidance",
     "from_times",
+    "generate",
     "grid",
     "karras",
     "log_snr",

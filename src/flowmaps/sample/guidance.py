@@ -17,7 +17,7 @@ class _Extrapolated(FlowMap, ABC):
     def __init__(self, flow_map: FlowMap, scale: float, low: float, high: float) -> None:
         super().__init__()
         self.flow_map, self.scale, self.low, self.high = flow_map, scale, low, high
-        self.interpolant = flow_map.interpolant
+        self.interpolant, self.to_data = flow_map.interpolant, flow_map.to_data
 
     def mean_velocity(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
         u = self.flow_map.mean_velocity(x, s, t, **cond)

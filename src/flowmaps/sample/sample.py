@@ -6,7 +6,8 @@ re-noises after a jump (`sample_gamma`: consistency sampling at gamma = 1).
 """
 
 import itertools
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +58,18 @@ def sample(flow_map: FlowMap, x: Tensor, times: Tensor, **cond: Any) -> Tensor:
     return x
 
 
+def generate(flow_map: FlowMap, x: Tensor, times: Tensor, **cond: Any) -> Tensor:
+    """From noise to data in as many calls as the grid has intervals, by the steps that the map has learned.
+
+    Jumps (`sample`); and for a map that knows the way to clean data only, consistency sampling (`sample_gamma` with gamma = 1). The
+    noise that this adds to a row is drawn from the row itself, so a sample depends on its own noise `x` (B, *D) and no other.
+    """
+    if not flow_map.to_data or len(times) == 2:
+        return sample(flow_map, x, times, **cond)
+    own = [Generator().manual_seed(zlib.crc32(row.numpy().tobytes())) for row in x.detach().cpu()]
+    return sample_gamma(flow_map, x, times, gamma=1.0, generator=own, **cond)
+
+
 def solve(
     velocity: Velocity,
     x: Tensor,
@@ -92,18 +105,32 @@ def sample_eta(
 
 
 def sample_gamma(
-    flow_map: FlowMap, x: Tensor, times: Tensor, *, gamma: float, generator: Generator, **cond: Any
+    flow_map: FlowMap,
+    x: Tensor,
+    times: Tensor,
+    *,
+    gamma: float,
+    generator: Generator | Sequence[Generator],
+    **cond: Any,
 ) -> Tensor:
     r"""Jump past every grid time and re-noise back to it: gamma = 0 is the ODE, gamma = 1 consistency sampling.
 
     With $\rho = \sigma/\alpha$, a step to t jumps to w with $\rho_w = \sqrt{1-\gamma^2}\rho_t$ and adds the noise that leads from
-    w to t (Kim et al. 2024, CTM, arXiv:2310.02279, algorithm 3). One call per step.
+    w to t (Kim et al. 2024, CTM, arXiv:2310.02279, algorithm 3). One call per step. There may be a generator for every row.
     """
     path = flow_map.interpolant
+
+    def fresh() -> Tensor:
+        if isinstance(generator, Generator):
+            return torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        return torch.stack(
+            [torch.randn(x.shape[1:], generator=g, dtype=x.dtype) for g in generator]
+        )
+
     for s, t in zip(times[:-1].to(x), times[1:].to(x), strict=True):
         ratio = (1 - gamma**2) ** 0.5 * path.sigma(t) / path.alpha(t)
         w = path.time_at(-torch.log(ratio)).clamp(0, 1)
-        z = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        z = fresh().to(x.device)
         # `renoise` from w to t, whose spread is gamma sigma_t: exactly none at gamma = 0
         x = path.alpha(t) / path.alpha(w) * flow_map(x, s, w, **cond) + gamma * path.sigma(t) * z
     return x

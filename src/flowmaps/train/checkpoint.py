@@ -212,6 +212,7 @@ def describe_map(flow_map: NetFlowMap, net: Json | None) -> Json:
         "interpolant": {"name": path.name, **path.settings},
         "parametrization": describe(flow_map.parametrization),
         "local": flow_map.local,
+        "to_data": flow_map.to_data,
     }
 
 
@@ -237,7 +238,8 @@ def build_map(about: Json | None, net: nn.Module | None = None) -> NetFlowMap:
     path: Interpolant = INTERPOLANTS[settings.pop("name")](**settings)
     parametrization = restore(about["parametrization"], path)
     network = build(about["net"]) if net is None else net
-    return NetFlowMap(network, path, parametrization, local=about["local"])
+    kind = {"local": about["local"], "to_data": about.get("to_data", False)}
+    return NetFlowMap(network, path, parametrization, **kind)
 
 
 def codec_of(about: Json) -> Codec | None:

@@ -77,6 +77,7 @@ def fit(
         CheckpointError: If `out` holds another run, or a checkpoint cannot be read or written.
     """
     wide_enough(flow_map)
+    flow_map.to_data = recipe.to_data
     choice = compilable(choose(run), run, flow_map.train())
     group = join(choice.device)
     state = new_state(

@@ -68,7 +68,11 @@ def prepare(config: Config) -> Prepared:
     with torch.random.fork_rng(devices=[]):  # torch.nn.init draws from the global generator
         torch.default_generator.manual_seed(config.run.seed)
         flow_map = NetFlowMap(
-            build(net), recipe.interpolant, recipe.parametrization, local=recipe.local
+            build(net),
+            recipe.interpolant,
+            recipe.parametrization,
+            local=recipe.local,
+            to_data=recipe.to_data,
         )
     taught = _teacher(recipe, config)
     start = _start(flow_map, taught, config)
