@@ -22,7 +22,6 @@ from ..learn.objective import Recipe
 from ..recipes import get
 from . import checkpoint
 from .hooks import Hook
-from .loop import fit
 from .run import Config, StudentConfig
 from .setup import Prepared, make_guidance
 from .state import State
@@ -224,17 +223,7 @@ def distil(config: Config, out: Path, *, resume: bool = False, hooks: Sequence[H
         AdapterError, CheckpointError, DataError, RecipeError, TrainingError: As `prepare` and `fit`.
     """
     parts = prepare(config, out / "cache")
-    state = fit(
-        parts.recipe,
-        parts.flow_map,
-        parts.data,
-        config.run,
-        teacher=parts.teacher,
-        out=out,
-        resume=resume,
-        hooks=hooks,
-        about=parts.about,
-    )
+    state = parts.fit(config.run, out=out, resume=resume, hooks=hooks)
     if state.progress(config.run) >= 1 and not parts.recipe.local:
         from ..adapters.export import save
 

@@ -26,7 +26,6 @@ from ..recipes import get
 from ..sample import sample, uniform
 from . import checkpoint
 from .hooks import Hook
-from .loop import fit
 from .run import ChangeConfig, Config
 from .setup import Prepared, make_guidance
 from .state import State
@@ -160,17 +159,8 @@ def learn(
     """
     change = config.change or ChangeConfig()  # pyright: ignore[reportCallIssue]
     assert isinstance(parts.data, Rehearsed)
-    return fit(
-        parts.recipe,
-        parts.flow_map,
-        parts.data,
-        config.run,
-        out=out,
-        resume=resume,
-        hooks=hooks,
-        about=parts.about,
-        order=parts.data.order(config.run.batch, change.keep, config.run.seed),
-    )
+    order = parts.data.order(config.run.batch, change.keep, config.run.seed)
+    return parts.fit(config.run, out=out, resume=resume, hooks=hooks, order=order)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from ..recipes import get
 from . import checkpoint
 from .hooks import Hook
 from .loop import fit
-from .run import Config, GuidanceConfig
+from .run import Config, GuidanceConfig, Run
 from .state import State
 
 
@@ -37,6 +37,11 @@ class Prepared:
     data: Data
     teacher: FlowMap | None
     about: dict[str, Any]
+
+    def fit(self, run: Run, **more: Any) -> State:
+        """`fit` with these parts; `more` are its other arguments."""
+        parts = {"teacher": self.teacher, "about": self.about}
+        return fit(self.recipe, self.flow_map, self.data, run, **parts, **more)
 
 
 def prepare(config: Config) -> Prepared:
@@ -172,17 +177,7 @@ def train(
         from .finetune import learn
 
         return learn(parts, config, out, resume=resume, hooks=hooks)
-    return fit(
-        parts.recipe,
-        parts.flow_map,
-        parts.data,
-        config.run,
-        teacher=parts.teacher,
-        out=out,
-        resume=resume,
-        hooks=hooks,
-        about=parts.about,
-    )
+    return parts.fit(config.run, out=out, resume=resume, hooks=hooks)
 
 
 def config_of(folder: str | Path) -> Config:
