@@ -144,6 +144,17 @@ class Measurement:
         w = conjugate_gradient(inner, self.misfit(x), iterations)
         return x + spread * self.back(w, x)
 
+    def projected(self, x: Tensor, iterations: int = 30) -> Tensor:
+        r"""The nearest point that fits, $x + A^+(y-Ax)$ (B, *D), by at most so many conjugate gradients on the normal equations.
+
+        Where y cannot be fitted (what a mask blanks), the nearest of those that fit best.
+        """
+
+        def normal(w: Tensor) -> Tensor:
+            return self.back(self.operator(w), x)
+
+        return x + conjugate_gradient(normal, self.back(self.misfit(x), x), iterations)
+
     def repeat(self, n: int) -> "Measurement":
         """The same measurements n times over, (n B, *M)."""
         return Measurement(self.y.repeat(n, *[1] * (self.y.ndim - 1)), self.operator, self.sigma)

@@ -1,7 +1,7 @@
 r"""Restoration: what data can have been seen as $y = A x + \sigma n$? Draws of the posterior, or its best point.
 
-`restore` sets the problem, one of the methods of `flowmaps.control.restorers` solves it, and `coverage` tells whether its draws
-mean what they say. A Gaussian world tells the methods apart: its posterior is known.
+`restore` sets the problem, one of the methods of `flowmaps.control.restorers` solves it, or one of `flowmaps.control.amortised`
+that was learned before, and `coverage` tells whether its draws mean what they say. A Gaussian world tells the methods apart: its posterior is known.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..core.flow_map import FlowMap
+from .amortised import VFM, CoSIGN
 from .budget import Budget, Result
 from .conditions import spread
 from .operators import Measurement, Operator
@@ -27,6 +28,8 @@ from .restorers import (
 )
 
 __all__ = [
+    "VFM",
+    "CoSIGN",
     "Denoise",
     "NoiseMAP",
     "NoisePosterior",
