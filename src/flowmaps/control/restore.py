@@ -1,7 +1,8 @@
 r"""Restoration: what data can have been seen as $y = A x + \sigma n$? Draws of the posterior, or its best point.
 
 `restore` sets the problem, one of the methods of `flowmaps.control.restorers` solves it, or one of `flowmaps.control.amortised`
-that was learned before, and `coverage` tells whether its draws mean what they say. A Gaussian world tells the methods apart: its posterior is known.
+that was learned before, and `coverage` tells whether its draws mean what they say. A Gaussian world tells the methods apart: its
+posterior is known.
 """
 
 from dataclasses import dataclass
