@@ -52,6 +52,28 @@ def test_a_picture_and_its_numbers(call, runs, tmp_path, name) -> None:
         assert set(report["bits_per_dim"]) == {"real data", "samples", "noise"}
 
 
+@pytest.mark.parametrize("method", ["vfm", "cosign"])
+def test_a_restorer_is_learned_once_and_opened_again(call, runs, tmp_path, method) -> None:
+    out, prior = tmp_path / "shown.png", tmp_path / "prior"
+    wanted = ("restore", runs / "map", "--method", method, "--prior", prior, "--out", out, "--json")
+    wanted = (*wanted, "-n", 2, "--draws", 2)
+    learn = ("--learn", "--net", "mlp-tiny", "--run.batch", 16, "--run.steps", 3)
+    status, first, err = call(*wanted, *learn)
+    assert status == 0, err
+    assert json.loads(first)["cost"]["forward"] == 2 * 2 * 2
+    status, again, err = call(*wanted)
+    assert status == 0, err
+    numbers = [json.loads(said) | {"cost": None} for said in (first, again)]
+    assert numbers[0] == numbers[1]
+    status, _, err = call(*wanted, "--sigma", 0.2)
+    assert status == 2
+    assert "learned" in err
+    assert "0.05" in err
+    status, _, err = call(*wanted[:4])
+    assert status == 2
+    assert "--prior" in err
+
+
 def test_the_same_seed_gives_the_same_picture(call, runs, tmp_path) -> None:
     found = []
     for i in range(2):

@@ -6,19 +6,26 @@ Examples:
   flowmaps restore runs/map --damage shrink --by 4 --draws 16
   flowmaps restore runs/map --damage box --method plug         a sharp guess, one jump per step, not calibrated
   flowmaps restore runs/map --damage noise --sigma 0.7 --method denoise      exact for any law
+  flowmaps restore runs/map --method vfm --prior runs/half --learn --run.steps 4000     learn this damage, once
+  flowmaps restore runs/map --method vfm --prior runs/half --draws 64                   then a draw is one jump
 
 The picture shows truth, what was seen, the mean over draws, their deviation, and draws. In the json: the signal-to-noise ratio of
 the mean and of draws, the data residual (1 where the noise is as claimed), and how often the truth lies in the central 68 and 95 %
 of the draws, over the pixels where the draws differ.
+
+vfm learns a Gaussian law of the noise given what was seen, cosign a branch that sees it beside the frozen map. RUN is then good for
+its --damage, --by and --sigma only.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 from tyro.conf import Positional, arg
 
+from ..train.run import Run
+from .learned import LEARNED, restorer
 from .options import UsageError, parse
 
 if TYPE_CHECKING:
@@ -27,6 +34,10 @@ if TYPE_CHECKING:
 
     from ..control.operators import Operator
     from ..control.restore import Restored, Restorer
+
+
+def _run() -> Run:
+    return Run(batch=128, compile="no", precision="fp32")  # pyright: ignore[reportCallIssue]
 
 
 @final
@@ -42,10 +53,20 @@ class Options:
     """Share of the pixels lost (0.5), share of the side (0.5), deviation of the blur (1.5 pixels), or side of the squares (2)."""
     sigma: float = 0.05
     """Deviation of the noise of what is seen; data are in [-1, 1]."""
-    method: Literal["pigdm", "plug", "admm", "chain", "map", "denoise"] = "pigdm"
-    """Guided flow, plug and play, the same by ADMM, chains in noise space, likeliest noise, or the posterior of noisy data."""
+    method: Literal["pigdm", "plug", "admm", "chain", "map", "denoise", "vfm", "cosign"] = "pigdm"
+    """Guided flow, plug and play, the same by ADMM, chains in noise space, likeliest noise, posterior of noisy data, or learned."""
     steps: int | None = None
-    """Steps (pigdm 16, plug 32, admm 4, denoise 16) or iterations (chain 100, map 50)."""
+    """Steps (pigdm 16, plug 32, admm 4, denoise 16, cosign 1) or iterations (chain 100, map 50)."""
+    prior: Annotated[Path | None, arg(metavar="RUN")] = None
+    """Folder of what vfm or cosign learned."""
+    learn: bool = False
+    """Learn it first, or go on learning it."""
+    recipe: str | None = None
+    """With --learn: by what cosign's branch learns to draw (psd, ...) instead of the mean, or vfm's map goes on learning."""
+    net: str = "mlp-small"
+    """With --learn: the network beside the map."""
+    run: Run = field(default_factory=_run)
+    """With --learn: how long and how."""
     draws: int = 8
     """Draws per datum."""
     n: Annotated[int, arg(name="number", aliases=["-n"])] = 10
@@ -83,8 +104,10 @@ def main(argv: list[str]) -> int:
     clean = operator(real.x)
     y = clean + options.sigma * torch.randn(clean.shape, generator=generator).to(clean)
     method = _method(options, float(real.x.std()))
+    learned = options.method in LEARNED
+    flow_map = restorer(options, model, operator) if learned else model.flow_map
     found = restore(
-        *(model.flow_map, y, operator, options.sigma),
+        *(flow_map, y, operator, options.sigma),
         shape=model.saved.shape,
         method=method,
         draws=options.draws,
@@ -134,7 +157,16 @@ def _identity(x: "Tensor") -> "Tensor":
 
 def _method(options: Options, spread: float) -> "Restorer":
     """The method that was asked for; `spread` is the deviation of the data."""
-    from ..control.restore import Denoise, NoiseMAP, NoisePosterior, PiGDM, PlugAndPlay, PnPCM
+    from ..control.restore import (
+        VFM,
+        CoSIGN,
+        Denoise,
+        NoiseMAP,
+        NoisePosterior,
+        PiGDM,
+        PlugAndPlay,
+        PnPCM,
+    )
 
     steps = options.steps
     made: dict[str, Callable[[], Restorer]] = {
@@ -144,6 +176,8 @@ def _method(options: Options, spread: float) -> "Restorer":
         "chain": lambda: NoisePosterior(steps or 100),
         "map": lambda: NoiseMAP(steps or 50),
         "denoise": lambda: Denoise(steps or 16),
+        "vfm": VFM,
+        "cosign": lambda: CoSIGN(steps or 1),
     }
     return made[options.method]()
 

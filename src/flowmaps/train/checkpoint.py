@@ -228,7 +228,7 @@ def build_map(about: Json | None, net: nn.Module | None = None) -> NetFlowMap:
     if about is None or about["interpolant"]["name"] not in INTERPOLANTS:
         raise CheckpointError(
             "this checkpoint holds a FlowMap class or an interpolant of your own, which `load` cannot build; "
-            "build it yourself and continue it with flowmaps.train.fit(..., resume=True)"
+            "pass an untrained one as flow_map=, or continue it with flowmaps.train.fit(..., resume=True)"
         )
     if net is None and about["net"] is None:
         raise CheckpointError(
@@ -293,7 +293,12 @@ class Checkpoint:
 
 
 def load(
-    path: str | Path, *, ema: int | None = 0, device: str = "cpu", net: nn.Module | None = None
+    path: str | Path,
+    *,
+    ema: int | None = 0,
+    device: str = "cpu",
+    net: nn.Module | None = None,
+    flow_map: FlowMap | None = None,
 ) -> Checkpoint:
     """The flow map of a run or of one of its checkpoints.
 
@@ -302,6 +307,7 @@ def load(
         ema: Which moving average (0 is the first half-life of the run), or None for the raw weights.
         device: Where to put it.
         net: The network, if it is one of your own and not one of `flowmaps.nets`.
+        flow_map: The map, if its class is one of your own: an untrained one, which is filled.
 
     Raises:
         CheckpointError: If the checkpoint is missing, truncated, foreign, newer, or has no such average.
@@ -313,7 +319,7 @@ def load(
             f"{path} has no moving average number {ema}; it has {len(about['averages'])}, of half-lives "
             f"{about['averages']} (ema=None gives the raw weights)"
         )
-    flow_map = build_map(about["flow_map"], net)
+    flow_map = flow_map or build_map(about["flow_map"], net)
     try:
         flow_map.load_state_dict(_under(tensors, "student"))
         with torch.no_grad():
