@@ -106,7 +106,7 @@ DEMOS = {
             "flow_matching",
             "shapes",
             "dit-tiny",
-            _run(420, 64, 2e-3, "auto"),
+            _run(420, 32, 3e-3, "auto"),
             patch=8,
             dropped=True,
         ),
