@@ -139,7 +139,7 @@ def test_a_failure_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_infinite_samples_are_a_failure_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arena_module, "sample", lambda flow_map, x, times, **c: x / 0)
+    monkeypatch.setattr(arena_module, "generate", lambda flow_map, x, times, **c: x / 0)
     (found,) = an_arena(tmp_path).run([Entry("mean_flow")], 1)
     assert found["status"] == "failed"
     assert found["error"] == "samples are not finite with 1 network calls"

@@ -1,6 +1,7 @@
 """A few-step map is taught new data: what it is shown, what it keeps, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from flowmaps.cli.main import main
 from flowmaps.core.interpolant import linear
 from flowmaps.data import TensorData
 from flowmaps.errors import CheckpointError, DataError, RecipeError
+from flowmaps.learn.guidance import Guidance
 from flowmaps.learn.particles import EnergyDistance, PushForward
 from flowmaps.learn.rules import DiagonalRule, Points
-from flowmaps.learn.times import Times
+from flowmaps.learn.times import Fixed, Times
 from flowmaps.train import checkpoint
 from flowmaps.train.finetune import Rehearsed, prepare
 from flowmaps.train.run import ChangeConfig, Config
@@ -177,3 +179,11 @@ def test_push_forward_without_a_teacher_learns_its_velocity_from_data() -> None:
     assert sum(term.share for term in recipe.terms[:2]) == 1
     assert recipe.sources == {"conditional", "self"}
     assert recipes.get("push_forward").needs_teacher
+
+
+def test_push_forward_takes_a_guided_teacher_once_laws_are_not_compared() -> None:
+    guided = Guidance({"label": 3.0}, Fixed(2.0))
+    with pytest.raises(RecipeError, match="learns the law of the data"):
+        replace(recipes.get("push_forward"), guidance=guided)
+    recipe = replace(recipes.get("push_forward", laws=0), guidance=guided)
+    assert [term.label for term in recipe.terms] == ["lastleg"] and recipe.needs_teacher

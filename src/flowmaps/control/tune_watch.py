@@ -24,7 +24,7 @@ from ..core.flow_map import FlowMap
 from ..core.interpolant import Interpolant
 from ..core.shape import like
 from ..errors import ControlError
-from ..sample import sample, uniform
+from ..sample import generate, uniform
 from .conditions import normal
 from .rewards import Reward, scored
 from .tune_rules import centred
@@ -103,7 +103,7 @@ class Examiner:
     def draw(self, flow_map: FlowMap, steps: int) -> Tensor:
         """Samples (N, *D) of so many jumps."""
         grid = uniform(steps)
-        parts = (sample(flow_map, z, grid, **cond) for z, cond in self._parts(self.noise))
+        parts = (generate(flow_map, z, grid, **cond) for z, cond in self._parts(self.noise))
         return torch.cat(list(parts))
 
     @torch.no_grad()

@@ -72,6 +72,39 @@ class Judging(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Wrapped:
+    """Data made of other data, which answer for all that a subclass does not change.
+
+    Args:
+        data: The data inside.
+    """
+
+    data: Data
+
+    @property
+    def name(self) -> str:
+        """As `Data.name`."""
+        return self.data.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As `Data.shape`."""
+        return self.data.shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """As `Data.classes`."""
+        return self.data.classes
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `Data.batch`."""
+        return self.data.batch(index)
+
+
 def nulls(data: object) -> Mapping[str, Tensor]:
     """What stands for "nothing is told" of a row of `Data`: of data with classes, the label after the last."""
     if isinstance(data, Conditioned):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowmaps.codec import Codec, open_codec
-from flowmaps.data.base import Conditioned, Data
+from flowmaps.data.base import Conditioned, Data, Wrapped
 from flowmaps.data.pairs import Accompanied, PairData
 from flowmaps.errors import DataError
 
@@ -18,7 +18,7 @@ _BUDGET = 2**30  # bytes: some 16 000 seconds of sound at 16 kHz
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class Encoded(Wrapped):
     """The rows of a data set as a codec's points, with the labels of the data; build it with `encoded`.
 
     Args:
@@ -27,7 +27,6 @@ class Encoded:
         budget: Bytes of points to keep; what comes after is encoded every time.
     """
 
-    data: Data
     codec: Codec
     budget: int = _BUDGET
     _kept: dict[int, tuple[Tensor, Tensor | None]] = field(
@@ -40,22 +39,9 @@ class Encoded:
         return getattr(self.data, "rate", None)
 
     @property
-    def name(self) -> str:
-        """The name of the data."""
-        return self.data.name
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the points."""
         return self.codec.shape
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes of the data."""
-        return self.data.classes
-
-    def __len__(self) -> int:
-        return len(self.data)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """As `Data.batch`."""

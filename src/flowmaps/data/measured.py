@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
-from flowmaps.data.base import Conditioned, Data, nulls
+from flowmaps.data.base import Conditioned, Wrapped, nulls
 from flowmaps.data.batches import seeded
 from flowmaps.errors import DataError
 
@@ -23,7 +23,7 @@ def _whole(x: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Measured:
+class Measured(Wrapped):
     r"""Data that tell, beside what they tell anyhow, how they were seen (`Conditioned`).
 
     * `back` (B, *shape): $A^\top y$, all that a Gaussian likelihood knows of y, in the shape of a sample;
@@ -35,7 +35,7 @@ class Measured:
     told would be of the other side.
 
     Args:
-        rows: The data.
+        data: The data.
         sigma: Deviation of the noise, above 0.
         operator: A, linear, of (B, *shape); the identity by default.
         masks: Draws m; by default nothing is hidden.
@@ -52,7 +52,6 @@ class Measured:
         (torch.Size([2, 1]), [1.0, 1.0])
     """
 
-    rows: Data
     sigma: float
     operator: Callable[[Tensor], Tensor] = _whole
     masks: Masks | None = None
@@ -65,39 +64,17 @@ class Measured:
             )
 
     @property
-    def name(self) -> str:
-        """The name of the data."""
-        return self.rows.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return self.rows.shape
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Classes of the data."""
-        return self.rows.classes
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As `Data.batch`."""
-        return self.rows.batch(index)
-
-    @property
     def null(self) -> Mapping[str, Tensor]:
         """As `Conditioned.null`: nothing is seen."""
         nothing = torch.zeros(self.shape)
-        return {**nulls(self.rows), "back": nothing, "seen": nothing, "sigma": torch.ones(())}
+        return {**nulls(self.data), "back": nothing, "seen": nothing, "sigma": torch.ones(())}
 
     def conditions(self, index: Tensor) -> dict[str, Tensor]:
         """As `Conditioned.conditions`."""
-        x, labels = self.rows.batch(index)
+        x, labels = self.data.batch(index)
         told = {} if labels is None else {"label": labels}
-        if isinstance(self.rows, Conditioned):
-            told = self.rows.conditions(index)
+        if isinstance(self.data, Conditioned):
+            told = self.data.conditions(index)
         generator = seeded("measured", self.seed, *index.tolist())
         seen = torch.ones_like(x)
         if self.masks is not None:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowmaps.data.base import Data, check_labels
+from flowmaps.data.base import Wrapped, check_labels
 from flowmaps.errors import DataError
 
 FILE = "pairs.safetensors"
@@ -95,10 +95,9 @@ class PairData:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Accompanied:
+class Accompanied(Wrapped):
     """A data set with trajectories beside it, which have rows of their own: terms on data and on trajectories in one recipe."""
 
-    data: Data
     side: PairData
 
     def __post_init__(self) -> None:
@@ -110,22 +109,8 @@ class Accompanied:
 
     @property
     def name(self) -> str:
+        """Of both."""
         return f"{self.data.name}+{self.side.name}"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.data.classes
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As `Data.batch`."""
-        return self.data.batch(index)
 
 
 def read_pairs(folder: Path, name: str) -> PairData:

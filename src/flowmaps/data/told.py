@@ -8,43 +8,33 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmaps.data.base import Data
+from flowmaps.data.base import Wrapped
 from flowmaps.data.captions import Captioned
 from flowmaps.data.text import Encoder, kept
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Prompted(Captioned):
+class Prompted(Captioned, Wrapped):
     """Data with a text for every row, all texts in turn if there are fewer; read once, and kept in a file.
 
     Args:
-        rows: The samples; their classes are dropped.
+        data: The samples; their classes are dropped.
         texts: One per row, or fewer.
         encoder: What reads them.
     """
 
-    rows: Data
     texts: tuple[str, ...] = field(repr=False)
     encoder: Encoder
-    classes: tuple[str, ...] = ()
 
     @property
-    def name(self) -> str:
-        """The name of the samples."""
-        return self.rows.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return self.rows.shape
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    def classes(self) -> tuple[str, ...]:
+        """None: it is the texts that are told."""
+        return ()
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """As `Data.batch`, without labels."""
-        return self.rows.batch(index)[0], None
+        return self.data.batch(index)[0], None
 
     def captions(self, index: Tensor) -> list[str]:
         """As `Captioned.captions`."""

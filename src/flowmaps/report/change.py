@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from ..core.flow_map import FlowMap
 from ..metrics import frechet_distance, moments
-from ..sample import sample, uniform
+from ..sample import generate, uniform
 from ..train.finetune import Rehearsed
 
 STEPS = (1, 2, 4)
@@ -52,7 +52,7 @@ def drawn(
     device = next(flow_map.parameters()).device
     noise = flow_map.interpolant.prior((count, *shape), Generator().manual_seed(1))
     found = [
-        sample(
+        generate(
             flow_map,
             noise[rows].to(device),
             uniform(steps),

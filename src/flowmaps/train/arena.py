@@ -32,7 +32,7 @@ from ..errors import CheckpointError, RecipeError
 from ..learn.cost import fpe
 from ..learn.objective import Recipe
 from ..recipes import get
-from ..sample import sample, sample_gamma, solve, uniform
+from ..sample import generate, solve, uniform
 from . import checkpoint
 from .checkpoint import Json
 from .curves import Recorder
@@ -306,20 +306,17 @@ def draw(state: State, number: int) -> Iterator[tuple[Json, Tensor]]:
     noise = path.prior((number, *about["shape"]), Generator().manual_seed(0))
     cond = in_turn(about, torch.arange(number))
     recipe = state.objective.recipe
-    # a map to clean data only knows the way on from there by noising again
     ways = [("renoise" if recipe.to_data and k > 1 else "jump", k) for k in STEPS]
     ways += [("heun", WALK)] if recipe.local else []
     for sampler, steps in ways:
-        done, again = list[Tensor](), Generator().manual_seed(1)
+        done = list[Tensor]()
         with torch.no_grad():
             for rows in torch.arange(number).split(500):
                 x, c = noise[rows].to(device), {k: v[rows].to(device) for k, v in cond.items()}
-                if sampler == "jump":
-                    x = sample(flow_map, x, uniform(steps), **c)
-                elif sampler == "renoise":
-                    x = sample_gamma(flow_map, x, uniform(steps), gamma=1.0, generator=again, **c)
-                else:
+                if sampler == "heun":
                     x = solve(flow_map.velocity, x, uniform(steps), path, HEUN, **c)
+                else:
+                    x = generate(flow_map, x, uniform(steps), **c)
                 done.append(x.cpu())
         nfe = HEUN.evaluations(steps) if sampler == "heun" else steps
         yield {"sampler": sampler, "steps": steps, "nfe": nfe}, torch.cat(done)

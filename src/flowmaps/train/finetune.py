@@ -23,7 +23,7 @@ from ..data.text import encoder
 from ..errors import CheckpointError, DataError, RecipeError
 from ..learn.objective import Recipe
 from ..recipes import get
-from ..sample import sample, uniform
+from ..sample import generate, uniform
 from . import checkpoint
 from .hooks import Hook
 from .run import ChangeConfig, Config
@@ -185,7 +185,7 @@ def rehearse(
     noise = flow_map.interpolant.prior((count, *shape), Generator().manual_seed(seed))
     told = in_turn(about, torch.arange(count))
     found = [
-        sample(flow_map, noise[rows], uniform(steps), **{k: v[rows] for k, v in told.items()})
+        generate(flow_map, noise[rows], uniform(steps), **{k: v[rows] for k, v in told.items()})
         for rows in torch.arange(count).split(256)
     ]
     return torch.cat(found), told
