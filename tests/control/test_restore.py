@@ -28,8 +28,10 @@ from flowmaps.control.restore import (
     denoised,
     restore,
 )
+from flowmaps.core.flow_map import FlowMap
 from flowmaps.core.interpolant import linear
 from flowmaps.core.oracle import Gaussian, Rotated
+from flowmaps.core.shape import as_time
 from flowmaps.core.solver import RK4
 from flowmaps.errors import ControlError
 from flowmaps.testing.worlds import mixture
@@ -81,6 +83,25 @@ def test_other_covariances_are_wrong_even_for_gaussians(kind, gen) -> None:
     found = affine(PiGDM(48, kind, iterations=3, latest=0.999), Y, gen)[1]
     ratio = torch.linalg.eigvals(torch.linalg.solve(bayes(Y)[1], found)).real
     assert float((ratio - 1).abs().max()) > 0.05
+
+
+class Turning(FlowMap):
+    """A denoiser whose Jacobian is no covariance: a rotation and a little of the identity, as a network's may be."""
+
+    interpolant = linear()
+
+    def mean_velocity(self, x, s, t, **cond):
+        turn = torch.tensor([[0.2, 1.0], [-1.0, 0.2]], dtype=D)
+        return (x - x @ turn.T) / as_time(s, x)[:, None]
+
+
+def test_a_jacobian_that_is_no_covariance_does_not_overshoot(gen) -> None:
+    seen = Measurement(torch.tensor([[1.1, -0.7], [0.3, 2.0]], dtype=D), lambda x: x, 0.05)
+    x, t = torch.tensor([[0.4, 0.9], [-1.2, 0.1]], dtype=D), torch.full((2,), 0.6, dtype=D)
+    problem = Problem(Turning(), seen, x, gen)
+    mean = Turning().denoise(x, t)
+    before, after = seen.misfit(mean), seen.misfit(mean + PiGDM().shift(problem, x, t))
+    assert bool((after.norm(dim=1) <= before.norm(dim=1)).all())
 
 
 def measured(n, generator):

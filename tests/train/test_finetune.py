@@ -186,4 +186,5 @@ def test_push_forward_takes_a_guided_teacher_once_laws_are_not_compared() -> Non
     with pytest.raises(RecipeError, match="learns the law of the data"):
         replace(recipes.get("push_forward"), guidance=guided)
     recipe = replace(recipes.get("push_forward", laws=0), guidance=guided)
-    assert [term.label for term in recipe.terms] == ["lastleg"] and recipe.needs_teacher
+    assert [term.label for term in recipe.terms] == ["lastleg"]
+    assert recipe.needs_teacher

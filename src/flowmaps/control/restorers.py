@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..core.flow_map import FlowMap
-from ..core.shape import Time, as_time
+from ..core.shape import Time, as_time, like
 from ..core.solver import HEUN, Solver
 from ..errors import ControlError
 from ..learn.weights import AtData
@@ -74,7 +74,8 @@ class PiGDM:
     $D + C A^\top(\sigma_y^2 + A C A^\top)^{-1}(y - A D)$, by conjugate gradients; the velocity follows from it. What stands for C:
 
     * "jacobian": $C = (\sigma_t^2/\alpha_t)\,\partial D/\partial x$, the exact covariance of an exact denoiser, by backward passes
-      (one per CG iteration). For Gaussian data the noise is then carried to the posterior itself, mean and covariance;
+      (one per CG iteration). For Gaussian data the noise is then carried to the posterior itself, mean and covariance. No
+      covariance moves $A D$ beyond y; a network's Jacobian, which is none exactly, may: its shift is shortened to what fits best;
     * "isotropic": $r_t^2 I$, $r_t^2 = \sigma_t^2 s^2/(\sigma_t^2+\alpha_t^2 s^2)$, inside the inverse, the Jacobian outside: PiGDM;
     * "zero": 0 inside the inverse (DPS): over-confident, its covariance is wrong even for Gaussian data.
 
@@ -138,7 +139,19 @@ class PiGDM:
             return seen.sigma**2 * w + seen.operator(through)
 
         wanted = seen.misfit(mean.detach())
-        return covariance(seen.back(conjugate_gradient(inner, wanted, self.iterations), x))
+        shift = covariance(seen.back(conjugate_gradient(inner, wanted, self.iterations), x))
+        return (
+            _fitting(shift, seen.operator(shift), wanted)
+            if self.covariance == "jacobian"
+            else shift
+        )
+
+
+def _fitting(shift: Tensor, moved: Tensor, wanted: Tensor) -> Tensor:
+    """The part in [0, 1] of a shift that brings what it has `moved` nearest to what is `wanted`: of a right shift all."""
+    along, square = (wanted * moved).flatten(1).sum(1), moved.flatten(1).square().sum(1)
+    part = (along / torch.where(square > 0, square, 1.0)).clamp(0, 1)
+    return like(torch.where(square > 0, part, 1.0), shift) * shift
 
 
 def denoised(flow_map: FlowMap, x: Tensor, s: Time, t: Time, **cond: Any) -> Tensor:
