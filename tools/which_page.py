@@ -119,7 +119,8 @@ def _best(rows: list[Json], score: str, steps: int) -> str:
     near = [
         f"`{name}`"
         for value, spread, name in sorted(found)
-        if name != label and value - best <= 2 * (error**2 + spread**2) ** 0.5
+        # runs that were lost are within any number of their own standard errors
+        if name != label and value - best <= 2 * (error**2 + min(spread, abs(best)) ** 2) ** 0.5
     ]
     others = f" ({', '.join(near[:4])}{', ...' * (len(near) > 4)})" if near else ""
     return f"`{label}` {sign * best:.3g}{others}"
@@ -162,7 +163,9 @@ def _table(rows: list[Json], score: str, cards: dict[str, Json]) -> str:
 
 
 def _link(paper: str) -> str:
-    return f"[{paper}](https://arxiv.org/abs/{paper.split(':')[-1]})" if paper else ""
+    if not paper.startswith("arXiv:"):
+        return f"<{paper}>" if paper else ""
+    return f"[{paper}](https://arxiv.org/abs/{paper.split(':')[-1]})"
 
 
 def _short(value: float | None) -> str:

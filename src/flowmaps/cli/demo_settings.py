@@ -56,9 +56,8 @@ def _config(
     settings: dict[str, float] | None = None,
     codec: str | None = None,
     patch: int | None = None,
-    dropped: bool = False,
+    guidance: GuidanceConfig | None = None,
 ) -> Config:
-    guidance = GuidanceConfig(scale=1.0, dropout=0.1) if dropped else None  # pyright: ignore[reportCallIssue]
     chosen = {} if settings is None else dict(settings)
     return Config(
         recipe=recipe,
@@ -108,10 +107,16 @@ DEMOS = {
             "dit-tiny",
             _run(420, 32, 3e-3, "auto"),
             patch=8,
-            dropped=True,
+            guidance=GuidanceConfig(),  # pyright: ignore[reportCallIssue]
         ),
         flow_map=_config(
-            "push_forward", "shapes", "dit-tiny", _run(300, 64, 1e-3, "auto"), patch=8
+            "push_forward",
+            "shapes",
+            "dit-tiny",
+            _run(300, 64, 1e-3, "auto"),
+            settings={"laws": 0, "starts": 0.4, "skew": 1.0},
+            patch=8,
+            guidance=GuidanceConfig(scale=2.0, dropout=0.0),  # pyright: ignore[reportCallIssue]
         ),
         baseline_steps=(1, 4, 16, 64),
         flow_map_steps=(1, 2, 4),

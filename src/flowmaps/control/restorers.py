@@ -140,11 +140,9 @@ class PiGDM:
 
         wanted = seen.misfit(mean.detach())
         shift = covariance(seen.back(conjugate_gradient(inner, wanted, self.iterations), x))
-        return (
-            _fitting(shift, seen.operator(shift), wanted)
-            if self.covariance == "jacobian"
-            else shift
-        )
+        if self.covariance != "jacobian":
+            return shift
+        return _fitting(shift, seen.operator(shift), wanted)
 
 
 def _fitting(shift: Tensor, moved: Tensor, wanted: Tensor) -> Tensor:
