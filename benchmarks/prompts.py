@@ -11,6 +11,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from histories import add_histories
+
 from flowmaps.cli.demo import measure
 from flowmaps.cli.demo_page import samples_picture
 from flowmaps.cli.demo_settings import DEMOS
@@ -27,10 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     demo = replace(DEMOS["prompts"], baseline_steps=(16, 64))
     report, measured = measure(demo, options.folder, options.scenes)
-    report["runs"] = {
-        name: {key: model.about[key] for key in ("step", "seconds", "config")}
-        for name, model in (("baseline", measured.baseline), ("flow_map", measured.model))
-    }
+    add_histories(report, baseline=measured.baseline, flow_map=measured.model)
     (HERE / "prompts.json").write_text(json.dumps(report, indent=1) + "\n")
     save_png(samples_picture(measured), HERE.parent / "docs" / "pictures" / "prompts.png")
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from histories import add_histories
 
 from flowmaps.cli.demo import measure
 from flowmaps.cli.demo_page import heard, samples_picture
@@ -52,12 +53,8 @@ def main() -> None:
     tones.CLIPS = options.reference
     demo = replace(DEMOS["sound"], baseline_steps=(16, 64))
     report, measured = measure(demo, options.folder, options.clips)
-    train = {
-        name: {key: model.about[key] for key in ("step", "seconds")}
-        | {"config": model.about["config"]}
-        for name, model in (("baseline", measured.baseline), ("flow_map", measured.model))
-    }
-    report |= {"reference_clips": len(load("tones")), "codecs": round_trips(), "runs": train}
+    add_histories(report, baseline=measured.baseline, flow_map=measured.model)
+    report |= {"reference_clips": len(load("tones")), "codecs": round_trips()}
     (HERE / "sound.json").write_text(json.dumps(report, indent=1) + "\n")
     save_png(samples_picture(measured), DOCS / "pictures" / "sound.png")
     few = replace(demo, shown=demo.shown[:10:2])

@@ -1,0 +1,36 @@
+"""How the runs that a benchmark measures came about: themselves, and before them the runs that they were started from."""
+
+from pathlib import Path
+from typing import Any
+
+from flowmaps.cli.draw import Model
+from flowmaps.train import checkpoint
+
+Json = dict[str, Any]
+
+
+def history(model: Model) -> list[Json]:
+    """Steps, seconds and settings of all runs that led to a model, the first one first."""
+    found, about = list[Json](), model.about
+    while True:
+        config = dict(about["config"])
+        start = config.get("init")
+        for key in ("init", "teacher"):
+            config[key] = None if config.get(key) is None else Path(config[key]).name
+        found.append({"step": about["step"], "seconds": about["seconds"], "config": config})
+        if start is None:
+            return found[::-1]
+        about = checkpoint.read(start)[0]
+
+
+def add_histories(report: Json, **models: Model) -> None:
+    """Write the histories into a demo's report, and count all their seconds as training."""
+    runs = {name: history(model) for name, model in models.items()}
+    spent = {
+        legs[-1]["config"]["recipe"] if name == "baseline" else name: round(
+            sum(leg["seconds"] for leg in legs), 1
+        )
+        for name, legs in runs.items()
+    }
+    report["train_seconds"] = {**spent, "total": round(sum(spent.values()), 1)}
+    report["runs"] = runs
