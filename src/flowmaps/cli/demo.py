@@ -16,7 +16,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
@@ -164,6 +164,9 @@ def measure(demo: Demo, out: Path, n: int) -> tuple[dict[str, Any], Measured]:
     from .scores import judge
 
     baseline, model = open_model(out / "baseline"), open_model(out / "flow_map")
+    scale = (model.about["config"]["guidance"] or {}).get("scale", 1.0)
+    if scale > 1:  # walked as the map was taught
+        baseline = _led(baseline, scale)
     asked: list[Asked] = []
     for suffix, name in (demo.judged or {"": None}).items():
         data = data_of(model, name)
@@ -181,10 +184,13 @@ def measure(demo: Demo, out: Path, n: int) -> tuple[dict[str, Any], Measured]:
         )
         for k in demo.baseline_steps
     ]
+    if scale > 1:
+        rows = [replace(row, nfe=2 * row.nfe) if row.model == "solved" else row for row in rows]
     own = _row("flow_map", model, longest, demo, asked)
     report = {
         "data": demo.about.format(n=len(data_of(model))),
         "samples": n,
+        "guidance": scale,
         "rows": [_flat(row, model, baseline) for row in rows],
         "own_walk": _flat(own, model, baseline),
         "one_sample": one_sample(model, longest),
@@ -197,6 +203,14 @@ def measure(demo: Demo, out: Path, n: int) -> tuple[dict[str, Any], Measured]:
         "versions": versions(),
     }
     return report, Measured(demo, model, baseline, rows, asked[0].noise, asked[0].cond)
+
+
+def _led(model: "Model", scale: float) -> "Model":
+    """A model whose velocity is guided: two network calls each."""
+    from .draw import Way
+
+    led, _ = model.guide(scale, Way(1, "heun"))
+    return replace(model, saved=replace(model.saved, flow_map=led))
 
 
 def _features(demo: Demo) -> Path | None:

@@ -77,7 +77,7 @@ def _sections(
 ) -> list[Section]:
     clips = [] if measured.model.saved.rate is None else [heard(measured, out)]
     return [
-        _seen(shown, measured.demo),
+        _seen(shown, measured),
         *clips,
         _explained(shown),
         _trajectory_section(shown),
@@ -88,11 +88,13 @@ def _sections(
     ]
 
 
-def _seen(shown: Shown, demo: "Demo") -> Section:
+def _seen(shown: Shown, measured: "Measured") -> Section:
+    demo = measured.demo
     longest = max(demo.baseline_steps)
+    calls = max(row.nfe for row in measured.rows if row.model == "solved")
     caption = (
         f"The same noises, by 1, 2 and 4 jumps of the flow map, and by {longest} {demo.solver.capitalize()} steps of the "
-        f"baseline ({SOLVERS[demo.solver].evaluations(longest)} network calls)."
+        f"baseline ({calls:,.0f} network calls)."
     )
     return Section("What one sees", [Picture(shown["samples"], caption)])
 

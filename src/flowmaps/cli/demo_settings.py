@@ -123,7 +123,8 @@ DEMOS = {
         samples=300,
         scores={"adherence": "an adherence", "adherence_held_out": "an adherence to new pairs"},
         legend="Adherence: share of the shapes, colours and places asked for that a reader finds in the pixels, for captions of "
-        "new scenes, and for captions with a pair of shape and colour that was never seen in training (held out).",
+        "new scenes, and for captions with a pair of shape and colour that was never seen in training (held out). "
+        "Walks are guided by 2, as the map was taught: two network calls for one evaluation.",
         judged={"": "shapes:test", "_held_out": "shapes:held-out"},
         batch=100,
     ),
