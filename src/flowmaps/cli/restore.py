@@ -177,7 +177,8 @@ def _method(options: Options, spread: float) -> "Restorer":
         "map": lambda: NoiseMAP(steps or 50),
         "denoise": lambda: Denoise(steps or 16),
         "vfm": VFM,
-        "cosign": lambda: CoSIGN(steps or 1),
+        # a projection onto what a blur lets through would be its noise, many times over
+        "cosign": lambda: CoSIGN(steps or 1, scale=spread),
     }
     return made[options.method]()
 
