@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from flowmaps.data import load, nulls
+from flowmaps.data import TensorData, load, nulls
 from flowmaps.data.captions import CaptionedImages, in_turn, read_by, texts
+from flowmaps.data.measured import Measured
 from flowmaps.data.sets import emoji as emoji_set
 from flowmaps.data.text import Pretrained, Words, encoder, words_for
+from flowmaps.data.told import Prompted
 from flowmaps.errors import DataError, MissingExtraError
 
 
@@ -172,3 +174,14 @@ def test_a_missing_model_is_one_sentence(monkeypatch, tmp_path) -> None:
     pytest.importorskip("transformers")
     with pytest.raises(DataError, match="expected a text model of transformers"):
         Pretrained(str(tmp_path / "nothing"))(["a"])
+
+
+def test_what_a_checkpoint_remembers_of_texts_within_other_data() -> None:
+    words = Words(length=4, letters=6)
+    rows = TensorData("two", torch.zeros(2, 3))
+    prompted = Prompted(rows, ("a dot", "a line"), words)
+    found = texts(prompted)
+    assert found["examples"] == ["a dot", "a line"]
+    assert found["text"] == words.settings
+    assert texts(Measured(prompted, 0.1)) == found
+    assert texts(Measured(rows, 0.1)) == {}

@@ -12,7 +12,7 @@ from typing import Any, Self, cast, final
 import torch
 from torch import Tensor
 
-from flowmaps.data.base import Data, to_unit
+from flowmaps.data.base import Data, Wrapped, to_unit
 from flowmaps.data.folders import split_folder
 from flowmaps.data.images import ImageCache, channels_of, open_image
 from flowmaps.data.text import Encoder, Pretrained, Words, encoder, kept, words_for
@@ -104,7 +104,9 @@ EXAMPLES = 12
 
 def texts(data: Data) -> dict[str, Any]:
     """What a checkpoint must remember to read prompts: `text`, the settings of the encoder, and some captions, `examples`."""
-    told = getattr(data, "data", data)
+    told = data
+    while isinstance(told, Wrapped) and not isinstance(told, Captioned):
+        told = told.data
     if not isinstance(told, Captioned):
         return {}
     rows = torch.arange(min(EXAMPLES, len(data)))
