@@ -1,6 +1,6 @@
 """Learned restorers of digits beside those that learn nothing: half of the pixels lost, or a blur.
 
-    python benchmarks/restore_learned.py FOLDER [--seconds 120]
+    python benchmarks/restore_learned.py FOLDER [--seconds 90]
 
 Trains in FOLDER, where nothing is there, a map of the digits (`push_forward` after a teacher) and a restorer of each kind beside it
 for each damage, and restores 100 test digits, 16 draws of each. Stores benchmarks/restore_learned.json: peak signal-to-noise ratios
@@ -50,18 +50,8 @@ def trained(folder: Path, seconds: float) -> Path:
     ):
         if not out.exists():
             length = ["--run.steps", 1_000_000, "--run.seconds", seconds]
-            run(
-                "train",
-                recipe,
-                "--data",
-                "digits",
-                "--net",
-                "mlp-small",
-                *more,
-                *length,
-                "--out",
-                out,
-            )
+            where = ["--data", "digits", "--net", "mlp-small", "--out", out]
+            run("train", recipe, *more, *length, *where)
     return flow_map
 
 
@@ -69,7 +59,7 @@ def main() -> None:
     """Train, restore, print and store."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seconds", type=float, default=90)
     options = parser.parse_args()
     flow_map = trained(options.folder, options.seconds)
     rows: dict[str, dict[str, Any]] = {}
@@ -79,23 +69,12 @@ def main() -> None:
             more: list[object] = []
             if kind in ("vfm", "cosign"):
                 prior = options.folder / f"{kind}-{words[1]}"
-                # a run that is there is opened, and goes on only where it was stopped
+                # a folder that is there is opened as it is
                 learn = ["--learn", "--run.steps", 1_000_000, "--run.seconds", options.seconds]
                 more = ["--prior", prior, *([] if prior.exists() else learn)]
             picture = options.folder / f"{kind}-{method[-1]}-{words[1]}.png"
-            run(
-                "restore",
-                flow_map,
-                *words,
-                *method,
-                *more,
-                "-n",
-                100,
-                "--draws",
-                16,
-                "--out",
-                picture,
-            )
+            much = ["-n", 100, "--draws", 16, "--out", picture]
+            run("restore", flow_map, *words, *method, *more, *much)
             found = json.loads(picture.with_suffix(".json").read_text())
             cost = found["cost"]["equivalents"] / (found["n"] * found["draws"])
             kept = ("snr_mean", "snr_draw", "residual", "coverage")
