@@ -96,6 +96,20 @@ def test_set_as_json_and_by_name_agree(call) -> None:
     assert by_name == at_once
 
 
+def test_a_recipe_of_another_package_need_not_name_its_types(call, monkeypatch) -> None:
+    """An argument without an annotation is taken as it is written; it was a KeyError."""
+    from flowmaps import recipes
+
+    def theirs(diagonal=0.25):
+        return recipes.get("mean_flow", diagonal=diagonal)
+
+    known = recipes.all_recipes()
+    monkeypatch.setattr(recipes, "all_recipes", lambda: known | {"theirs": theirs})
+    status, said, err = call("train", "theirs", "--set.diagonal", "0.5", "--print-config")
+    assert (status, err) == (0, "")
+    assert yaml.safe_load(said)["set"] == {"diagonal": 0.5}
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

@@ -1,6 +1,5 @@
 """`--set.diagonal 0.5`: the arguments of a recipe from the command line, checked against its signature."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, get_type_hints
 
@@ -61,10 +60,10 @@ def checked(recipe: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def typed(recipe: str, factory: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the types of a function's arguments; as `checked`."""
-    known, hints = inspect.signature(factory).parameters, get_type_hints(factory)
+    """Settings with the types of a function's arguments, as they are where it names none; as `checked`."""
+    hints = get_type_hints(factory)
     return {
-        key: _typed(recipe, key, value, hints[key]) if key in known else value
+        key: _typed(recipe, key, value, hints[key]) if key in hints else value
         for key, value in settings.items()
     }
 
