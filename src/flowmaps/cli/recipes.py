@@ -146,8 +146,9 @@ def _paper(recipe: "Recipe") -> Entry | None:
 
 
 def _sources(recipe: "Recipe") -> tuple[str, ...]:
-    order = ("conditional", "self", "ema", "teacher")
-    return tuple("data" if s == "conditional" else s for s in order if s in recipe.sources)
+    order = ("conditional", "pooled", "self", "ema", "teacher")
+    names = {"conditional": "data", "pooled": "pooled data"}
+    return tuple(names.get(s, s) for s in order if s in recipe.sources)
 
 
 def _points(recipe: "Recipe") -> tuple[str, ...]:

@@ -81,6 +81,14 @@ class Guidance:
         }
         return (cond | {"scale": scale} if self.conditioned else cond), scale
 
+    def dropped(self, cond: Mapping[str, Tensor]) -> Tensor:
+        """Rows (B,) that are told nothing."""
+        null = self._null(dict(cond))
+        same = [
+            (cond[name] == null[name]).reshape(len(cond[name]), -1).all(1) for name in self.null
+        ]
+        return torch.stack(same).all(0)
+
     def conditional(
         self, student: FlowMap, v: Tensor, x: Tensor, s: Tensor, cond: dict[str, Any], scale: Tensor
     ) -> Tensor:

@@ -20,7 +20,8 @@ from ..core.parametrization import Average, Parametrization
 from ..errors import RecipeError
 from .guidance import Guidance
 from .masks import random_layers, shared_masks, uncompiled
-from .rules import MapSource, Points, Rule, VelocitySource
+from .pooled import Kept, Pool, kept, pooled
+from .rules import OF_DATA, MapSource, Points, Rule, VelocitySource
 from .states import Stored, Trajectories
 from .term import Term
 from .times import Times
@@ -43,6 +44,7 @@ class Recipe:
         ema_target: Decay of the moving average that answers for the source "ema".
         refresh: Shares of the run at which the teacher becomes a copy of the student (progressive distillation).
         local: The network is read at t = s only: an ordinary diffusion model.
+        memory: Rows of the steps before that "pooled" velocities are averaged over, beside the batch's own.
         status: "exact" (golden against the authors' code), "faithful" (from the paper), "own" (of this project) or "sketch".
     """
 
@@ -55,6 +57,7 @@ class Recipe:
     ema_target: float | None = None
     refresh: tuple[float, ...] = ()
     local: bool = False
+    memory: int = 0
     status: str = "faithful"
 
     def __post_init__(self) -> None:
@@ -124,6 +127,7 @@ class Recipe:
         cond: Mapping[str, Tensor] | None = None,
         progress: float = 0.0,
         stored: Trajectories | None = None,
+        before: Kept | None = None,
     ) -> tuple[Points, ...]:
         """All the randomness of one step: the points of every term, on the CPU.
 
@@ -133,20 +137,51 @@ class Recipe:
             cond: Conditioning, tensors with a leading B; `label` is dropped and `scale` drawn if the recipe is guided.
             progress: Share of the run that is done, in [0, 1].
             stored: Trajectories of the data set, if it has them.
+            before: Rows of the steps before, for recipes with a `memory`.
 
         Raises:
-            RecipeError: If a term needs stored trajectories and there are none.
+            RecipeError: If a term needs stored trajectories and there are none, or independent noise and it is stored.
         """
         drawn: list[Points] = []
         offset = 0
+        own = self._remembered(x_0, cond or {}, before, stored)
         for term in self.terms:
             count = max(1, round(term.share * len(x_0)))
             rows = torch.arange(offset, offset + count) % len(x_0)
             offset += count
             part = {key: value[rows] for key, value in (cond or {}).items()}
             path = None if stored is None else stored.rows(rows)
-            drawn.append(self._points(term, x_0[rows], part, generator, progress, path))
+            b = self._points(term, x_0[rows], part, generator, progress, path)
+            if own is not None and term.pooled:
+                told_nothing = self._told_nothing(b)
+                same = (own.told[rows][:, None] == own.told) | told_nothing[:, None]
+                b = replace(b, pool=Pool(own.x, same))
+            drawn.append(b)
         return tuple(drawn)
+
+    def _remembered(
+        self,
+        x_0: Tensor,
+        cond: Mapping[str, Tensor],
+        before: Kept | None,
+        stored: Trajectories | None,
+    ) -> Kept | None:
+        """The data that velocities are pooled over, if they are: the batch's, then those before."""
+        if not any(term.pooled for term in self.terms):
+            return None
+        if stored is not None and stored.coupled:
+            raise RecipeError(
+                f"recipe {self.name!r} pools velocities over data, whose noise must be drawn for them, and that of stored "
+                "trajectories belongs to them: take velocity='conditional'"
+            )
+        own = kept(x_0, cond)
+        return own if before is None else Kept(*map(torch.cat, zip(own, before, strict=True)))
+
+    def _told_nothing(self, b: Points) -> Tensor:
+        """Rows (B,) whose conditions were dropped: they may have been made of any data."""
+        if self.guidance is None:
+            return torch.zeros(len(b.x), dtype=torch.bool)
+        return self.guidance.dropped(b.cond)
 
     def _points(
         self,
@@ -201,8 +236,13 @@ def _peek(generator: Generator) -> Tensor:
     return torch.randint(2**62, (), generator=ahead)
 
 
-def map_points(change: Callable[[Tensor], Tensor], points: Points) -> Points:
-    """The same change applied to every tensor that has a row per sample."""
+def map_points(
+    change: Callable[[Tensor], Tensor],
+    points: Points,
+    shared: Callable[[Tensor], Tensor] | None = None,
+) -> Points:
+    """The same change applied to every tensor that has a row per sample, and `shared` (by default as well) to what rows share."""
+    pool = points.pool
     return Points(
         change(points.x),
         change(points.v),
@@ -212,6 +252,7 @@ def map_points(change: Callable[[Tensor], Tensor], points: Points) -> Points:
         None if points.scale is None else change(points.scale),
         points.seed,
         None if points.end is None else change(points.end),
+        None if pool is None else Pool((shared or change)(pool.x), change(pool.same)),
     )
 
 
@@ -232,7 +273,7 @@ def shard(points: Points, rank: int, world: int) -> Points:
             f"a term has {len(points.x)} rows, which {world} processes cannot share evenly; "
             "choose a batch for which share x batch is a multiple of the number of processes"
         )
-    mine = map_points(lambda tensor: tensor[rank::world], points)
+    mine = map_points(lambda tensor: tensor[rank::world], points, shared=lambda tensor: tensor)
     return replace(mine, seed=points.seed + rank)  # other rows, other dropout masks
 
 
@@ -317,17 +358,16 @@ class Objective(nn.Module):
         return row.mean(), raw
 
     def prepared(self, term: Term, b: Points) -> Points:
-        """The points that the rule of a term sees: carried by its state, with guided velocities."""
+        """The points that the rule of a term sees: carried by its state, with pooled and guided velocities."""
         if term.state is not None:
             b = term.state(self.student, b, self)
+        if b.pool is not None:
+            b = replace(b, v=pooled(self.recipe.interpolant, b.x, b.v, b.times.s, b.pool))
         return self._guided(term.rule, b)
 
     def _guided(self, rule: Rule, b: Points) -> Points:
         guidance = self.recipe.guidance
-        uses_data = "conditional" in (
-            getattr(rule, "velocity", None),
-            getattr(rule, "tangent", None),
-        )
+        uses_data = OF_DATA & {getattr(rule, "velocity", None), getattr(rule, "tangent", None)}
         if guidance is None or guidance.off or b.scale is None or not uses_data:
             return b
         with torch.no_grad():
@@ -337,7 +377,7 @@ class Objective(nn.Module):
 
     def velocity(self, source: VelocitySource, x: Tensor, t: Tensor, b: Points) -> Tensor:
         """`Models.velocity`: the answer of the student's companions; gradients flow to `x` only from a teacher."""
-        if source == "conditional":
+        if source in OF_DATA:
             return b.v
         if source == "teacher":
             teacher = _present(self.teacher)

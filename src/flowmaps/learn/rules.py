@@ -8,14 +8,14 @@ r"""The rules that characterise a flow map. Every method in the literature mixes
 A rule is a frozen value with a call: from a student and a batch of points it makes `(prediction, target)`, both
 (B, *D) and equal on the exact map. Three questions distinguish methods that share a rule, and each is an argument:
 
-* where the velocity comes from (`velocity`): the data ("conditional", $\dot\alpha x_0+\dot\sigma\varepsilon$), the student
-  itself ("self", detached), its moving average ("ema") or a frozen "teacher";
+* where the velocity comes from (`velocity`): the data ("conditional", $\dot\alpha x_0+\dot\sigma\varepsilon$, or "pooled", its
+  mean over the data of a step), the student itself ("self", detached), its moving average ("ema") or a frozen "teacher";
 * what carries gradient (`through`): "target" regresses on a detached right-hand side; "jvp" also differentiates the
   derivative of the student; "partial" differentiates $\partial_s X$ and detaches $\nabla X\,b$; "all" detaches nothing;
 * how a derivative is taken (`derivative`): exactly or by a finite difference.
 
-The conditional velocity is legal only where it is evaluated at the student's own noisy input and enters linearly
-(methods.md 2.2): for the diagonal and Eulerian rules. The others refuse it when they are built.
+The velocities of data are legal only where they are evaluated at the student's own noisy input and enter linearly
+(methods.md 2.2): for the diagonal and Eulerian rules. The others refuse them when they are built.
 """
 
 from dataclasses import dataclass, field
@@ -28,10 +28,13 @@ from ..core.autodiff import EXACT, Derivative, TwoTime, advection, along_source,
 from ..core.flow_map import FlowMap
 from ..core.shape import like
 from ..errors import RecipeError
+from .pooled import Pool
 from .ramps import Ramp
 from .times import Times
 
-VelocitySource = Literal["conditional", "self", "ema", "teacher"]
+VelocitySource = Literal["conditional", "pooled", "self", "ema", "teacher"]
+OF_DATA: frozenset[VelocitySource | None] = frozenset({"conditional", "pooled"})
+"""Sources that are known at the row's own point alone, and right on average only."""
 MapSource = Literal["self", "ema", "teacher"]
 Through = Literal["target", "jvp", "partial", "all"]
 
@@ -50,6 +53,7 @@ class Points:
         scale: Guidance scale per row (B,), or None; in `cond` as well when it is an input of the network.
         seed: Of the dropout masks that all evaluations of the student share, int64 `()`, on the CPU.
         end: The trajectory's point at the target times (B, *D), if the term's state knows it.
+        pool: Data that the velocity is averaged over, if the term's is "pooled".
     """
 
     x: Tensor
@@ -60,6 +64,7 @@ class Points:
     scale: Tensor | None = None
     seed: Tensor = field(default_factory=lambda: torch.tensor(0))
     end: Tensor | None = None
+    pool: Pool | None = None
 
 
 class Models(Protocol):
@@ -117,7 +122,7 @@ class Eulerian:
         warmup: Multiplies the derivative (sCM's and AYF's tangent warm-up).
 
     Raises:
-        RecipeError: For a conditional velocity with through != "target": squaring it is biased by its variance.
+        RecipeError: For a velocity of data with through != "target": squaring it is biased by its variance.
 
     Source:
         Boffi et al. 2025 (arXiv:2505.18825), eq. 9 and sec. 4; Geng et al. 2025 (arXiv:2505.13447), eq. 6-10.
@@ -134,7 +139,7 @@ class Eulerian:
             raise RecipeError(
                 "the Eulerian rule detaches its derivative ('target'), its advection ('partial') or nothing ('all'); got 'jvp'"
             )
-        if self.through != "target" and "conditional" in (self.velocity, self.tangent):
+        if self.through != "target" and OF_DATA & {self.velocity, self.tangent}:
             raise RecipeError(
                 f"the Eulerian rule with through={self.through!r} is quadratic in the velocity, so the conditional velocity "
                 "biases it; use velocity='self' or 'teacher', or through='target'"
@@ -181,7 +186,7 @@ class Lagrangian:
         warmup: Multiplies $\partial_t u$ when through="target".
 
     Raises:
-        RecipeError: For the conditional velocity, which is known at x and not at X(x, s, t).
+        RecipeError: For the velocities of data, which are known at x and not at X(x, s, t).
 
     Source:
         Boffi et al. 2025 (arXiv:2505.18825), eq. 8; Boffi et al. 2024 (arXiv:2406.07507), proposition 3.
@@ -193,7 +198,7 @@ class Lagrangian:
     warmup: Ramp | None = None
 
     def __post_init__(self) -> None:
-        if self.velocity == "conditional":
+        if self.velocity in OF_DATA:
             raise RecipeError(
                 "the Lagrangian rule needs the velocity at X(x, s, t), where the conditional velocity of (x, s) is not "
                 "known; use velocity='self', 'ema' or 'teacher'"

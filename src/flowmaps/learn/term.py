@@ -54,6 +54,14 @@ class Term:
     def label(self) -> str:
         return self.name or type(self.rule).__name__.removesuffix("Rule").lower()
 
+    @property
+    def pooled(self) -> bool:
+        """Whether it asks for velocities that are averaged over data."""
+        return "pooled" in (
+            getattr(self.rule, "velocity", None),
+            getattr(self.rule, "tangent", None),
+        )
+
     def span(self, times: Times) -> tuple[Tensor, Tensor]:
         """The two times that its weight sees: of the jump, or of its first leg."""
         return times.s, times.w if getattr(self.weight, "first_leg", False) else times.t
@@ -76,6 +84,11 @@ def _check_state(rule: Rule, state: State | None) -> None:
         raise RecipeError(
             f"{type(rule).__name__} asks for the conditional velocity, which the points of {state} do not have; "
             "take the velocity from 'teacher' or 'self', or the points from data"
+        )
+    if "pooled" in asked and (state is not None or "conditional" in asked):
+        raise RecipeError(
+            f"{type(rule).__name__} asks for the pooled velocity, which is that of points between data and noise that was drawn "
+            f"for them; got state={state}, velocities {sorted(map(str, asked))}: take 'conditional', or leave the state out"
         )
     if getattr(rule, "needs_end", False) and (state is None or not state.knows_end):
         raise RecipeError(

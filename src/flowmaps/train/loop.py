@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -18,6 +19,7 @@ from ..data.pairs import Accompanied, PairData
 from ..errors import CheckpointError, DataError, TrainingError
 from ..learn.masks import shared_masks
 from ..learn.objective import Loss, Objective, Points, Recipe, Term, move, shard
+from ..learn.pooled import Kept, kept
 from ..learn.states import Trajectories
 from ..learn.weights import LearnedLogVar
 from . import checkpoint
@@ -185,6 +187,7 @@ class _Loop:
         self.began = time.perf_counter() - state.seconds
         self.lately: list[tuple[int, float]] = []
         self.tried = False
+        self.memory: deque[Kept] = deque(maxlen=-(-recipe.memory // run.batch))
 
     def _executable(self) -> nn.Module:
         """The objective as it is run: compiled if that was chosen, wrapped by DDP if there are several processes."""
@@ -234,31 +237,46 @@ class _Loop:
         """The points of this process for this step, on its device."""
         state = self.state
         index = self.order(state.step)
-        x_0, labels = self.data.batch(index)
+        x_0, cond = self._rows(index)
         stored = self._trajectories(index)
-        if self.run.flip:
-            if stored is not None:
-                raise DataError(
-                    "flip would take samples off their stored trajectories; leave it out"
-                )
-            if x_0.ndim != 4:
-                raise DataError(
-                    f"flip mirrors images (C, H, W); got samples of shape {tuple(x_0.shape[1:])}"
-                )
-            mirrored = torch.rand(len(x_0), generator=state.generator) < 0.5
-            x_0 = torch.where(mirrored.reshape(-1, *(1,) * (x_0.ndim - 1)), x_0.flip(-1), x_0)
-        cond = self._conditions(index, labels)
-        drawn = self.recipe.draw(x_0, state.generator, cond, progress, stored)
+        if self.run.flip and stored is not None:
+            raise DataError("flip would take samples off their stored trajectories; leave it out")
+        flipped, before = self._flipped(x_0), self._before()
+        drawn = self.recipe.draw(flipped, state.generator, cond, progress, stored, before)
+        if self.recipe.memory:
+            self.memory.append(kept(x_0, cond))
         if self.group.world > 1:
             drawn = tuple(shard(points, self.group.rank, self.group.world) for points in drawn)
         return tuple(move(points, self.choice.device) for points in drawn)
 
-    def _conditions(self, index: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        """What the network is told of these rows, of all that the data tell."""
+    def _rows(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Samples, and what the network is told of them, of all that the data tell."""
+        x_0, labels = self.data.batch(index)
         told = {} if labels is None else {"label": labels}
         if isinstance(self.data, Conditioned):
             told = self.data.conditions(index)
-        return {name: told[name] for name in self.state.about["data"]["conditions"]}
+        return x_0, {name: told[name] for name in self.state.about["data"]["conditions"]}
+
+    def _flipped(self, x_0: Tensor) -> Tensor:
+        """Half of the images mirrored, at random, if the run asks for it."""
+        if not self.run.flip:
+            return x_0
+        if x_0.ndim != 4:
+            raise DataError(
+                f"flip mirrors images (C, H, W); got samples of shape {tuple(x_0.shape[1:])}"
+            )
+        mirrored = torch.rand(len(x_0), generator=self.state.generator) < 0.5
+        return torch.where(mirrored.reshape(-1, *(1,) * (x_0.ndim - 1)), x_0.flip(-1), x_0)
+
+    def _before(self) -> Kept | None:
+        """The rows of the steps before, read again where a run goes on; mirrored anew, as their law is that of the batch's."""
+        begin = max(0, self.state.step - (self.memory.maxlen or 0))
+        if not self.memory:
+            self.memory += [kept(*self._rows(self.order(k))) for k in range(begin, self.state.step)]
+        if not self.memory:
+            return None
+        x, told = map(torch.cat, zip(*self.memory, strict=True))
+        return Kept(self._flipped(x), told)
 
     def _trajectories(self, index: Tensor) -> Trajectories | None:
         """Those that the data consist of, or those beside them, which are shuffled on their own."""
