@@ -1,4 +1,4 @@
-"""Teach a few-step map new images without losing its few steps: it is distilled from itself, and rehearses what it knew.
+"""Teach a few-step map new images without losing its few steps: its jumps learn with its velocity, and it rehearses what it knew.
 
 Examples:
   flowmaps finetune runs/map --data ./photos --out runs/photos
@@ -26,7 +26,7 @@ from .words import first_process, say, table
 
 
 def _run() -> Run:
-    return Run(lr=3e-4, steps=2000, batch=128, compile="no")  # pyright: ignore[reportCallIssue]
+    return Run(lr=1e-3, steps=2000, batch=128, compile="no")  # pyright: ignore[reportCallIssue]
 
 
 @final
@@ -38,8 +38,8 @@ class Options:
     """Folder of a run, or of a checkpoint."""
     data: str | None = None
     """Name or folder of the new data."""
-    recipe: str | None = None
-    """By default push_forward with a diagonal of 0.25, or default for maps that are guided or read text; --set.NAME VALUE."""
+    recipe: str = "default"
+    """A recipe of data alone, in which the jumps learn with the velocity; its arguments by --set.NAME VALUE."""
     out: Annotated[Path | None, arg(metavar="RUN")] = None
     """Folder of the run; by default runs/RECIPE-DATA."""
     resume: Annotated[bool, arg(metavar="[RUN]")] = False
@@ -74,15 +74,9 @@ def _config(options: Options, settings: dict[str, Any]) -> Config:
     about = checkpoint.read(str(options.map))[0]
     old = (about.get("config") or {}).get("guidance")
     guidance = None if old is None else GuidanceConfig.model_validate(old)
-    guided = guidance is not None and (guidance.scale != 1 or guidance.max_scale is not None)
-    # laws are compared with their classes, but not with what else is told; guided samples have a law of their own
-    lawful = not guided and set(about["data"].get("conditions", ())) <= {"label"}
-    recipe = options.recipe or ("push_forward" if lawful else "default")
-    if options.recipe is None and lawful:
-        settings = {"diagonal": 0.25} | settings
     return Config(  # pyright: ignore[reportCallIssue]
-        recipe=recipe,
-        set=checked(recipe, settings),
+        recipe=options.recipe,
+        set=checked(options.recipe, settings),
         data=str(options.data),
         size=options.size,
         init=str(options.map),

@@ -1,8 +1,8 @@
-"""New data for a trained few-step map, which stays one: it is distilled from itself while it learns, and rehearses what it knew.
+"""New data for a trained few-step map, which stays one: its jumps learn with its velocity, and it rehearses what it knew.
 
-Regression on new data alone moves the velocity u(x, s, s) and leaves the jumps behind. So the recipe is one for whole maps (by
-default `push_forward` with a diagonal of its own) that starts at the old weights; a share of every batch are samples that the old
-map drew, told what it was told then.
+Regression on new data alone moves the velocity u(x, s, s) and leaves the jumps behind. So the recipe is one for whole maps from
+data alone (by default `default`, whose jumps follow the velocity of the data) that starts at the old weights; a share of every
+batch are samples that the old map drew, told what it was told then.
 """
 
 from collections.abc import Callable, Sequence
@@ -256,7 +256,7 @@ def _recipe(
     if recipe.needs_teacher:
         raise RecipeError(
             f"recipe {recipe.name!r} learns from a teacher, and none knows the new data: choose one of data alone, such as "
-            "push_forward with --set.diagonal 0.25, default or lsd"
+            "default, mean_flow or lsd"
         )
     recipe = replace(
         recipe, interpolant=flow_map.interpolant, parametrization=flow_map.parametrization
