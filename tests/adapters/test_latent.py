@@ -14,6 +14,8 @@ import diffusers
 import transformers
 from PIL import Image
 
+from flowmaps.adapters.diffusers import denoiser
+from flowmaps.adapters.export import start
 from flowmaps.adapters.prompts import Piped
 from flowmaps.adapters.vae import VaeCodec
 from flowmaps.cli.main import main
@@ -22,6 +24,7 @@ from flowmaps.data import TensorData
 from flowmaps.data.cached import cached
 from flowmaps.data.text import encoder
 from flowmaps.errors import AdapterError, DataError
+from flowmaps.sample import sample
 from flowmaps.testing.zoo import ZOO
 from flowmaps.train import checkpoint
 
@@ -121,6 +124,72 @@ def test_prompts_of_a_file_and_no_data(
         "nothing at all",
     ]
     assert main([*command, "--prompts", str(tmp_path / "none.txt")]) == 2
+
+
+def flux(folder: Path, *, guided: bool) -> str:
+    """A folder of Flux, tiny; both of its text encoders read the same letters."""
+    words = tokenizer(folder / "words")
+    small = {
+        "vocab_size": 190,
+        "num_hidden_layers": 1,
+        "num_layers": 1,
+        "num_heads": 2,
+        "num_attention_heads": 2,
+    }
+    clip = transformers.CLIPTextConfig(
+        **small, hidden_size=8, intermediate_size=16, max_position_embeddings=12, bos_token_id=188, eos_token_id=189,
+        pad_token_id=189,
+    )  # fmt: skip
+    t5 = transformers.T5Config(**small, d_model=8, d_ff=16, d_kv=4)
+    model = ZOO["Flux"]
+    transformer = diffusers.FluxTransformer2DModel(
+        **dict(model.config) | {"in_channels": 16, "guidance_embeds": guided}
+    )
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.05)
+    pipeline = diffusers.FluxPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae(), text_encoder=transformers.CLIPTextModel(clip),
+        tokenizer=words, text_encoder_2=transformers.T5EncoderModel(t5), tokenizer_2=words, transformer=transformer,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder / "model")
+    return str(folder / "model")
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_flux_sees_squares_of_latents_and_their_places(
+    guided: bool, photos: Path, tmp_path: Path
+) -> None:
+    """Packed as by the pipeline, which from the folder of the map draws what we draw, its own guidance told."""
+    folder, run, out = flux(tmp_path, guided=guided), tmp_path / "map", tmp_path / "x.npy"
+    codec = VaeCodec(folder)
+    z = torch.arange(2 * 4 * 8 * 8.0).reshape(2, 4, 8, 8)
+    plain = VaeCodec(f"{folder}/vae")
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    theirs = diffusers.FluxPipeline._pack_latents(plain.encode(x), 2, 4, 8, 8)
+    torch.testing.assert_close(codec.encode(x), theirs)
+    assert codec.shape == (16, 16)
+    packed = diffusers.FluxPipeline._pack_latents(z, 2, 4, 8, 8)
+    torch.testing.assert_close(codec.decode(packed / 100), plain.decode(z / 100))
+    command = ["distill", "--teacher", folder, "--data", str(photos), "--lora", "2"]
+    assert main([*command, *FAST, "--out", str(run)]) == 0
+    assert main(["sample", str(run), "-n", "2", "--prompt", "a red dot", "--out", str(out)]) == 0
+    assert np.load(out).shape == (2, 3, 16, 16)
+    saved = checkpoint.load(run)
+    net = denoiser(saved.flow_map)
+    assert net.constant["img_ids"].tolist()[:5] == [[0, 0, k] for k in range(4)] + [[0, 1, 0]]
+    assert ("guidance" in net.constant) == guided
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(
+        str(run / "distilled"), trust_remote_code=True
+    )
+    noise = torch.randn(1, 16, 16)
+    told = Piped(folder, tuple(sorted(net.names)), 16)(["a red dot"])
+    with torch.no_grad():
+        # the stock pipeline scales the sides of its images by 8, whatever its autoencoder
+        size = 16 * pipeline.vae_scale_factor // 2
+        theirs = pipeline(
+            "a red dot", height=size, width=size, num_inference_steps=1, latents=noise, output_type="latent"
+        ).images  # fmt: skip
+        ours = sample(saved.flow_map, *start(saved.flow_map, noise, 1), **told)
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
 
 
 def test_texts_are_read_as_the_pipeline_reads_them(stable: str) -> None:

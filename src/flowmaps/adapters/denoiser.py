@@ -136,7 +136,8 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
         dtype: Any = self.model.dtype  # diffusers' own rule: some weights may be kept wider
-        given = self._arguments({**self.constant, **cond}, dtype)
+        constant = {name: _there(value, x.device) for name, value in self.constant.items()}
+        given = self._arguments({**constant, **cond}, dtype)
         source = self.schedule.timestep(s)
         # clean data is told the first timestep: no other was trained there
         first = source.clamp(min=self.schedule.first)
@@ -190,6 +191,13 @@ class Denoiser(nn.Module):
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _there(value: Any, device: torch.device) -> Any:
+    """Tensors, alone or in a tuple, on a device."""
+    if isinstance(value, tuple):
+        return tuple(_there(each, device) for each in value)
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _list(names: Iterable[str]) -> str:

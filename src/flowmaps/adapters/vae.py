@@ -3,6 +3,7 @@
 """The autoencoder of a diffusers pipeline as a codec: images (B, C, H, W) in [-1, 1] to the latents that its denoiser sees."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, final
 
@@ -10,14 +11,15 @@ import torch
 from torch import Tensor
 
 from ..errors import AdapterError
-from .load import component
+from .load import component, index_of
 
 
 @final
 class VaeCodec:
     r"""$z = (E(x) - \mathrm{shift}) \cdot \mathrm{scale}$ with the mean of the encoder's law; both factors from its config.
 
-    `AutoencoderKL`, `AutoencoderTiny` and whatever encodes and decodes as they do; weights frozen, latents float32.
+    `AutoencoderKL`, `AutoencoderTiny` and whatever encodes and decodes as they do; weights frozen, latents float32. Where the
+    pipeline's denoiser sees squares of four latents in a row (Flux), latents are packed so: (B, H/2 W/2, 4 C).
 
     Args:
         path: A folder of a pipeline with a `vae`, or of an autoencoder alone.
@@ -46,7 +48,14 @@ class VaeCodec:
                 f"got {self.data_shape}: give --size"
             )
         _, height, width = self.data_shape
-        self.shape = (int(config.latent_channels), height // factor, width // factor)
+        latent = (int(config.latent_channels), height // factor, width // factor)
+        self.squares = (latent[1] // 2, latent[2] // 2) if _packed(path) else None
+        if self.squares is not None and (latent[1] % 2 or latent[2] % 2):
+            raise AdapterError(
+                f"{path} sees latents in squares of four: sides are multiples of {2 * factor}; got {self.data_shape}: give --size"
+            )
+        packed = self.squares and (math.prod(self.squares), 4 * latent[0])
+        self.shape: tuple[int, ...] = packed or latent
 
     @property
     def key(self) -> str:
@@ -66,11 +75,19 @@ class VaeCodec:
         found = self.model.encode(x.to(self.model.device, self.model.dtype))
         law = getattr(found, "latent_dist", None)
         z = found.latents if law is None else law.mode()
-        return (z.to(x.device, torch.float32) - self.shift) * self.scale
+        z = (z.to(x.device, torch.float32) - self.shift) * self.scale
+        if self.squares is None:
+            return z
+        rows, columns = self.squares
+        parts = z.unflatten(3, (columns, 2)).unflatten(2, (rows, 2))  # (B, C, rows, 2, columns, 2)
+        return parts.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Latents (B, *shape) to images (B, C, H, W) in [-1, 1]."""
+        if self.squares is not None:
+            parts = z.unflatten(2, (-1, 2, 2)).unflatten(1, self.squares)
+            z = parts.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
         point = z / self.scale + self.shift
         out = self.model.decode(point.to(self.model.device, self.model.dtype)).sample
         out = out.to(z.device, torch.float32).clamp(-1, 1)
@@ -80,6 +97,15 @@ class VaeCodec:
 def open_vae(path: str, shape: tuple[int, ...]) -> VaeCodec:
     """`vae:FOLDER` for `flowmaps.codec.open_codec`."""
     return VaeCodec(path, shape)
+
+
+PACKED = ("FluxTransformer2DModel",)
+"""Denoisers that see latents in squares of four."""
+
+
+def _packed(path: str | Path) -> bool:
+    kind = index_of(str(path)).get("transformer", (None, None))
+    return isinstance(kind, list | tuple) and kind[1] in PACKED
 
 
 def _blocks(config: Any) -> Any:

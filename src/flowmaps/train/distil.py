@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..core.flow_map import NetFlowMap
 from ..core.parametrization import Average
-from ..data import Data, nulls
+from ..data import Conditioned, Data, nulls
 from ..data import load as load_data
 from ..data.cached import cached
 from ..data.captions import Captioned, texts
@@ -43,6 +43,7 @@ def prepare(config: Config, cache: Path | None = None) -> Prepared:
         DataError: For data that is missing, broken or of another shape.
         AdapterError: For a folder that is not understood.
     """
+    from ..adapters.constant import constants
     from ..adapters.diffusers import denoiser, velocity
 
     settings = config.student or StudentConfig()  # pyright: ignore[reportCallIssue]
@@ -53,6 +54,10 @@ def prepare(config: Config, cache: Path | None = None) -> Prepared:
     codec = _codec(config)
     model = denoiser(teacher).model
     data = _data(config, denoiser(teacher), codec, cache or Path("latents"))
+    if codec is not None and codec.squares is not None:
+        told = data.conditions(torch.tensor([0])) if isinstance(data, Conditioned) else {}
+        words = told["encoder_hidden_states"].shape[1] if "encoder_hidden_states" in told else 0
+        denoiser(teacher).constant |= constants(model, codec.squares, words)
     null = _null(data, model) if config.labels else {}
     if config.guidance is not None:
         recipe = replace(recipe, guidance=make_guidance(config.guidance, null))
