@@ -20,7 +20,8 @@ from flowmaps.core.shape import like
 from flowmaps.errors import DerivativeError, TrainingError
 from flowmaps.learn.legs import ShortLeg
 from flowmaps.learn.masks import random_layers, shared_masks
-from flowmaps.learn.objective import Objective, Recipe, Term, shard
+from flowmaps.learn.objective import Objective, Recipe, Term
+from flowmaps.learn.points import shard
 from flowmaps.learn.rules import Compositional, Eulerian, Lagrangian, Points
 from flowmaps.learn.times import Fixed, SortedPair, Times, Uniform
 from flowmaps.learn.weights import L2, Adaptive, Huber, TangentNorm

@@ -13,7 +13,8 @@ from flowmaps.core.parametrization import Denoised
 from flowmaps.errors import RecipeError
 from flowmaps.learn.guidance import Guidance
 from flowmaps.learn.jumps import Dyadic
-from flowmaps.learn.objective import Objective, Recipe, Term, move, shard
+from flowmaps.learn.objective import Objective, Recipe, Term
+from flowmaps.learn.points import move, shard
 from flowmaps.learn.rules import Compositional, DiagonalRule, Eulerian, Lagrangian
 from flowmaps.learn.times import Diagonal, Fixed, LogUniform, SortedPair, Uniform
 from flowmaps.learn.weights import InSpace, LearnedLogVar, MaxSNR, TangentNorm

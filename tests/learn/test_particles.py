@@ -15,7 +15,7 @@ from flowmaps.core.shape import like
 from flowmaps.errors import RecipeError
 from flowmaps.learn.guidance import Guidance
 from flowmaps.learn.jumps import Inductive
-from flowmaps.learn.objective import Objective, Recipe, Term, shard
+from flowmaps.learn.objective import Objective, Recipe, Term
 from flowmaps.learn.particles import (
     EnergyDistance,
     Grouped,
@@ -24,6 +24,7 @@ from flowmaps.learn.particles import (
     Moments,
     PushForward,
 )
+from flowmaps.learn.points import shard
 from flowmaps.learn.rules import Points
 from flowmaps.learn.states import Prior
 from flowmaps.learn.times import Fixed, SortedPair, Times, Uniform
@@ -56,6 +57,8 @@ def test_energy_distance_is_its_definition(gen) -> None:
     first, second = brute(x[0::2], y[0::2]), brute(x[1::2], y[1::2])
     assert_close(float(rows[0::2].mean()), first)
     assert_close(float(rows[1::2].mean()), second)
+    pair = EnergyDistance(group=2, eps=0.0)(x[:2], y[:2])
+    assert_close(float(pair.mean()), brute(x[:2], y[:2]))
 
 
 def test_equal_laws_are_at_distance_zero_even_when_rows_are_coupled(gen) -> None:
@@ -102,6 +105,30 @@ def test_refusals(gen) -> None:
         EnergyDistance(1)
     with pytest.raises(RecipeError, match="groups of 4 particles, but there are 6 rows"):
         EnergyDistance(4)(torch.zeros(6, 2), torch.zeros(6, 2))
+
+
+def test_classes_are_told_apart_by_the_distance_that_is_said(gen) -> None:
+    """The mean square over the coordinates of both is the one of the particles, plus told^2 where the classes differ."""
+    world, told = worlds.gaussian(trig()), 1.7
+    x_0 = world.sample(5, gen).double()
+    s, t = torch.full((5,), 0.8).double(), torch.full((5,), 0.3).double()
+    b = worlds_points(
+        *world.interpolant.sample(x_0, torch.randn(5, 3, generator=gen).double(), s), s, t
+    )
+    plain, target = PushForward()(world.flow_map, b, None)
+    for cond in ({}, {"other": torch.zeros(5)}):  # nothing to tell
+        same = PushForward(told)(world.flow_map, replace(b, cond=cond), None)
+        assert torch.equal(same[0], plain)
+        assert torch.equal(same[1], target)
+    labels = torch.tensor([3, 3, 4, 67, 0])  # 67 is 3: classes 64 apart are one
+    marked = replace(b, cond={"label": labels})
+    sides = PushForward(told)(world.flow_map, marked, None)
+    for side, bare in zip(sides, (plain, target), strict=True):
+        assert side.shape == (5, 67)
+        squares = (side[:, None] - side).square().mean(-1)
+        expected = (bare[:, None] - bare).square().mean(-1)
+        apart = (labels % 64)[:, None] != labels % 64
+        assert_close(squares, expected + told**2 * apart)
 
 
 def test_guidance_and_points_without_data_are_refused() -> None:

@@ -13,7 +13,8 @@ from flowmaps.data import TensorData
 from flowmaps.errors import RecipeError
 from flowmaps.learn.guidance import Guidance
 from flowmaps.learn.legs import LastLeg, ShortLeg
-from flowmaps.learn.objective import Objective, Recipe, Term, shard
+from flowmaps.learn.objective import Objective, Recipe, Term
+from flowmaps.learn.points import shard
 from flowmaps.learn.pooled import Pool, kept, pooled
 from flowmaps.learn.rules import DiagonalRule, Eulerian, Lagrangian
 from flowmaps.learn.states import Coupled, Prior, Trajectories

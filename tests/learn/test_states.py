@@ -11,7 +11,8 @@ from flowmaps.core.flow_map import NetFlowMap
 from flowmaps.core.interpolant import linear, trig, vp
 from flowmaps.errors import RecipeError
 from flowmaps.learn.endpoints import Endpoint
-from flowmaps.learn.objective import Objective, Recipe, Term, map_points, move, shard
+from flowmaps.learn.objective import Objective, Recipe, Term
+from flowmaps.learn.points import map_points, move, shard
 from flowmaps.learn.rules import DiagonalRule, Eulerian, Lagrangian
 from flowmaps.learn.states import Coupled, OnPolicy, Prior, Stored, Trajectories, Trajectory
 from flowmaps.learn.times import Diagonal, SortedPair, Times, ToData, Uniform
@@ -162,6 +163,23 @@ def test_stored_pairs_replace_the_noise_of_coupled_data_only(make, gen) -> None:
     (plain,) = r.draw(end, torch.Generator().manual_seed(1))
     assert torch.equal(free.x, plain.x)
     assert not torch.equal(free.x, b.x)
+
+
+def test_stored_times_keep_the_share_of_the_middle() -> None:
+    """s and t go to the nearest stored times, w with them: (w - s) / (t - s) stays; half of it where s = t."""
+    points = torch.arange(20.0, dtype=torch.float64).reshape(5, 4, 1)
+    stored = Trajectories(points, torch.tensor([1.0, 0.7, 0.4, 0.0], dtype=torch.float64))
+    s = torch.tensor([0.93, 0.66, 0.81, 0.02, 0.72], dtype=torch.float64)
+    t = torch.tensor([0.35, 0.03, 0.81, 0.01, 0.61], dtype=torch.float64)
+    share = torch.tensor([0.3, 0.8, 0.5, 0.25, 0.6], dtype=torch.float64)
+    x, end, times = stored.at(Times(s, torch.lerp(s, t, share), t))
+    begins, ends = [0, 1, 1, 2, 1], [2, 3, 2, 3, 2]
+    assert x.flatten().tolist() == [4 * i + k for i, k in enumerate(begins)]
+    assert end.flatten().tolist() == [4 * i + k for i, k in enumerate(ends)]
+    a, c = stored.times[begins], stored.times[ends]
+    assert torch.equal(times.s, a)
+    assert torch.equal(times.t, c)
+    assert_close(times.w, a + share * (c - a), rtol=0, atol=1e-12)
 
 
 def test_labels_of_trajectories_beside_the_data_are_their_own(gen) -> None:

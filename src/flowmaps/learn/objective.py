@@ -6,7 +6,7 @@ a pure function of what was drawn. So the same draw can be cut into shards for m
 compiled or wrapped by DDP as one module (forward-mode derivatives included), and a run resumes bit for bit.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, final
@@ -20,7 +20,7 @@ from ..core.parametrization import Average, Parametrization
 from ..errors import RecipeError
 from .guidance import Guidance
 from .masks import random_layers, shared_masks, uncompiled
-from .pooled import Kept, Pool, kept, pooled
+from .pooled import Kept, kept, pooled, together
 from .rules import OF_DATA, MapSource, Points, Rule, VelocitySource
 from .states import Stored, Trajectories
 from .term import Term
@@ -144,7 +144,7 @@ class Recipe:
         """
         drawn: list[Points] = []
         offset = 0
-        own = self._remembered(x_0, cond or {}, before, stored)
+        own = self._pooled_over(x_0, cond or {}, before, stored)
         for term in self.terms:
             count = max(1, round(term.share * len(x_0)))
             rows = torch.arange(offset, offset + count) % len(x_0)
@@ -153,13 +153,13 @@ class Recipe:
             path = None if stored is None else stored.rows(rows)
             b = self._points(term, x_0[rows], part, generator, progress, path)
             if own is not None and term.pooled:
-                told_nothing = self._told_nothing(b)
-                same = (own.told[rows][:, None] == own.told) | told_nothing[:, None]
-                b = replace(b, pool=Pool(own.x, same))
+                none = torch.zeros(count, dtype=torch.bool)
+                dropped = none if self.guidance is None else self.guidance.dropped(b.cond)
+                b = replace(b, pool=own.pool(rows, dropped))
             drawn.append(b)
         return tuple(drawn)
 
-    def _remembered(
+    def _pooled_over(
         self,
         x_0: Tensor,
         cond: Mapping[str, Tensor],
@@ -175,13 +175,7 @@ class Recipe:
                 "trajectories belongs to them: take velocity='conditional'"
             )
         own = kept(x_0, cond)
-        return own if before is None else Kept(*map(torch.cat, zip(own, before, strict=True)))
-
-    def _told_nothing(self, b: Points) -> Tensor:
-        """Rows (B,) whose conditions were dropped: they may have been made of any data."""
-        if self.guidance is None:
-            return torch.zeros(len(b.x), dtype=torch.bool)
-        return self.guidance.dropped(b.cond)
+        return own if before is None else together([own, before])
 
     def _points(
         self,
@@ -234,47 +228,6 @@ def _peek(generator: Generator) -> Tensor:
     ahead = Generator()
     ahead.set_state(generator.get_state())
     return torch.randint(2**62, (), generator=ahead)
-
-
-def map_points(
-    change: Callable[[Tensor], Tensor],
-    points: Points,
-    shared: Callable[[Tensor], Tensor] | None = None,
-) -> Points:
-    """The same change applied to every tensor that has a row per sample, and `shared` (by default as well) to what rows share."""
-    pool = points.pool
-    return Points(
-        change(points.x),
-        change(points.v),
-        Times(*(change(time) for time in points.times)),
-        {key: change(value) for key, value in points.cond.items()},
-        points.progress,
-        None if points.scale is None else change(points.scale),
-        points.seed,
-        None if points.end is None else change(points.end),
-        None if pool is None else Pool((shared or change)(pool.x), change(pool.same)),
-    )
-
-
-def move(points: Points, device: torch.device | str) -> Points:
-    """The same points on a device."""
-    moved = map_points(lambda tensor: tensor.to(device), points)
-    return replace(moved, progress=points.progress.to(device))
-
-
-def shard(points: Points, rank: int, world: int) -> Points:
-    """The rows of one process: every `world`-th row from `rank`.
-
-    Raises:
-        RecipeError: If the rows do not divide evenly, which would weight them unequally.
-    """
-    if len(points.x) % world:
-        raise RecipeError(
-            f"a term has {len(points.x)} rows, which {world} processes cannot share evenly; "
-            "choose a batch for which share x batch is a multiple of the number of processes"
-        )
-    mine = map_points(lambda tensor: tensor[rank::world], points, shared=lambda tensor: tensor)
-    return replace(mine, seed=points.seed + rank)  # other rows, other dropout masks
 
 
 class Loss(NamedTuple):

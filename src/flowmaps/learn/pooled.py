@@ -15,7 +15,7 @@ the steps before (`Recipe.memory`), which are read already.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -26,11 +26,35 @@ from ..core.interpolant import Interpolant
 from ..core.shape import like
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Data that rows may have been made of.
+
+    Attributes:
+        x: Samples (R, *D), each row's own x_0 among them.
+        same: Whether a sample was told what a row is told (B, R): elsewhere it has no part in the row's law.
+    """
+
+    x: Tensor
+    same: Tensor
+
+
 class Kept(NamedTuple):
     """Data that were read: samples (R, *D), and a number (R,) for each that is equal where they were told the same."""
 
     x: Tensor
     told: Tensor
+
+    def pool(self, rows: Tensor, dropped: Tensor) -> Pool:
+        """What some of these `rows` (B,) are pooled over: those `dropped` (B,), told nothing any more, over all."""
+        return Pool(self.x, (self.told[rows][:, None] == self.told) | dropped[:, None])
+
+
+def together(parts: Iterable[Kept]) -> Kept:
+    """Several as one, in order."""
+    x, told = map(torch.cat, zip(*parts, strict=True))
+    return Kept(x, told)
 
 
 def kept(x_0: Tensor, cond: Mapping[str, Tensor]) -> Kept:
@@ -47,20 +71,6 @@ def _number(row: tuple[Tensor, ...]) -> int:
     for part in row:
         digest.update(part.cpu().numpy().tobytes())
     return int.from_bytes(digest.digest(), "big") >> 1
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """Data that rows may have been made of.
-
-    Attributes:
-        x: Samples (R, *D), each row's own x_0 among them.
-        same: Whether a sample was told what a row is told (B, R): elsewhere it has no part in the row's law.
-    """
-
-    x: Tensor
-    same: Tensor
 
 
 def pooled(path: Interpolant, x: Tensor, v: Tensor, s: Tensor, pool: Pool) -> Tensor:

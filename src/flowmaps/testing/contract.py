@@ -32,7 +32,8 @@ from ..core.interpolant import Interpolant
 from ..core.oracle import Rotated
 from ..core.parametrization import Parametrization
 from ..core.solver import HEUN
-from ..learn.objective import Objective, Recipe, map_points
+from ..learn.objective import Objective, Recipe
+from ..learn.points import map_points
 from ..learn.rules import Points
 from ..learn.states import Coupled, Trajectories
 from ..sample.grids import log_snr

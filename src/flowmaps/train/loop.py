@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -18,8 +17,8 @@ from ..data.base import Conditioned
 from ..data.pairs import Accompanied, PairData
 from ..errors import CheckpointError, DataError, TrainingError
 from ..learn.masks import shared_masks
-from ..learn.objective import Loss, Objective, Points, Recipe, Term, move, shard
-from ..learn.pooled import Kept, kept
+from ..learn.objective import Loss, Objective, Points, Recipe, Term
+from ..learn.points import move, shard
 from ..learn.states import Trajectories
 from ..learn.weights import LearnedLogVar
 from . import checkpoint
@@ -28,6 +27,7 @@ from .ema import span_of, warmed
 from .hooks import Event, Hook, Metrics, Progress, trim_metrics
 from .interrupt import Stop, interruptible
 from .machine import Choice, choose, compilable, wide_enough
+from .memory import Memory
 from .run import Run
 from .state import State, new_state
 
@@ -187,7 +187,7 @@ class _Loop:
         self.began = time.perf_counter() - state.seconds
         self.lately: list[tuple[int, float]] = []
         self.tried = False
-        self.memory: deque[Kept] = deque(maxlen=-(-recipe.memory // run.batch))
+        self.memory = Memory(recipe.memory, run.batch, lambda step: self._rows(self.order(step)))
 
     def _executable(self) -> nn.Module:
         """The objective as it is run: compiled if that was chosen, wrapped by DDP if there are several processes."""
@@ -198,13 +198,13 @@ class _Loop:
 
     def run_to_end(self, stop: Stop, folder: Path | None, hooks: Sequence[Hook]) -> None:
         """Steps until the run is done or stopped, with hooks and checkpoints."""
-        state, run = self.state, self.run
-        while state.progress(run) < 1:
+        run = self.run
+        while self.state.progress(run) < 1:
             event = self.step(stop)
             for hook in hooks:
                 hook(event)
             if folder is not None and event.due(run.save_every):
-                _together(self.group, partial(checkpoint.save, folder, state, keep=run.keep))
+                _together(self.group, partial(checkpoint.save, folder, self.state, keep=run.keep))
             if event.last:
                 break
         self.group.barrier()
@@ -235,16 +235,14 @@ class _Loop:
 
     def draw(self, progress: float) -> tuple[Points, ...]:
         """The points of this process for this step, on its device."""
-        state = self.state
-        index = self.order(state.step)
+        state, index = self.state, self.order(self.state.step)
         x_0, cond = self._rows(index)
         stored = self._trajectories(index)
         if self.run.flip and stored is not None:
             raise DataError("flip would take samples off their stored trajectories; leave it out")
-        flipped, before = self._flipped(x_0), self._before()
+        flipped, before = self._flipped(x_0), self.memory.before(state.step, self._flipped)
         drawn = self.recipe.draw(flipped, state.generator, cond, progress, stored, before)
-        if self.recipe.memory:
-            self.memory.append(kept(x_0, cond))
+        self.memory.add(x_0, cond)
         if self.group.world > 1:
             drawn = tuple(shard(points, self.group.rank, self.group.world) for points in drawn)
         return tuple(move(points, self.choice.device) for points in drawn)
@@ -267,16 +265,6 @@ class _Loop:
             )
         mirrored = torch.rand(len(x_0), generator=self.state.generator) < 0.5
         return torch.where(mirrored.reshape(-1, *(1,) * (x_0.ndim - 1)), x_0.flip(-1), x_0)
-
-    def _before(self) -> Kept | None:
-        """The rows of the steps before, read again where a run goes on; mirrored anew, as their law is that of the batch's."""
-        begin = max(0, self.state.step - (self.memory.maxlen or 0))
-        if not self.memory:
-            self.memory += [kept(*self._rows(self.order(k))) for k in range(begin, self.state.step)]
-        if not self.memory:
-            return None
-        x, told = map(torch.cat, zip(*self.memory, strict=True))
-        return Kept(self._flipped(x), told)
 
     def _trajectories(self, index: Tensor) -> Trajectories | None:
         """Those that the data consist of, or those beside them, which are shuffled on their own."""

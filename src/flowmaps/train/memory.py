@@ -1,0 +1,40 @@
+"""Rows of the steps before, for recipes that pool velocities over more data than a batch has (`Recipe.memory`)."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import final
+
+from torch import Tensor
+
+from ..learn.pooled import Kept, kept, together
+
+
+@final
+class Memory:
+    """What the last steps read, in their order; where a run goes on it is read again, so it is the same bit for bit.
+
+    Args:
+        rows: How many rows to keep, rounded up to whole steps.
+        batch: Rows of a step.
+        read: Samples of a step, and what they were told.
+    """
+
+    def __init__(
+        self, rows: int, batch: int, read: Callable[[int], tuple[Tensor, Mapping[str, Tensor]]]
+    ) -> None:
+        self.steps, self.read = -(-rows // batch), read
+        self.kept: deque[Kept] = deque(maxlen=self.steps)
+
+    def before(self, step: int, change: Callable[[Tensor], Tensor]) -> Kept | None:
+        """The rows before a step, changed at random as the batch is, so that they have its law; None if there are none."""
+        if not self.kept:
+            self.kept += [kept(*self.read(k)) for k in range(max(0, step - self.steps), step)]
+        if not self.kept:
+            return None
+        found = together(self.kept)
+        return found._replace(x=change(found.x))
+
+    def add(self, x_0: Tensor, cond: Mapping[str, Tensor]) -> None:
+        """Remember the rows of a step."""
+        if self.steps:
+            self.kept.append(kept(x_0, cond))
