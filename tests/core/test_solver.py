@@ -38,6 +38,18 @@ def test_order_is_the_claimed_one(name, unit_path, gen) -> None:
     assert errors[-1] < 0.05
 
 
+@pytest.mark.parametrize("name", LOG_SNR)
+@pytest.mark.parametrize("make", [interpolant.linear, interpolant.trig])
+def test_out_of_clean_data_goes_the_noise_that_is_found_there(make, name, gen) -> None:
+    """At t = 0 the velocity is alpha' x + sigma' eps, and the first step is alpha x + sigma eps."""
+    path, x, eps = make(), noise(gen), noise(gen)
+    ends = torch.tensor([0.0, 0.37], dtype=torch.float64)
+    start = path.at(ends[0], x)
+    v = start.dalpha * x + start.dsigma * eps
+    found = solve(lambda x, t, **cond: v, x, ends, path, SOLVERS[name])
+    assert (found - path.sample(x, eps, ends[1])[0]).abs().max() < 1e-12
+
+
 def test_adaptive_solver_meets_its_tolerance(unit_path, gen) -> None:
     world, x = worlds.product(unit_path), noise(gen)
     exact = world.flow_map(x, 0.95, 0.05)

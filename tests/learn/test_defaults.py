@@ -99,6 +99,25 @@ DEFAULTS = {
 }  # fmt: skip
 
 
+# what a part says about itself, and recipes are refused by
+FLAGS = {
+    endpoints.Endpoint: {"needs_end": True},
+    particles.PushForward: {"velocity": "conditional", "unguided": True},
+    particles.Moments: {"velocity": "conditional"},
+    states.Prior: {"source": None, "conditional": False, "knows_end": False},
+    states.Trajectory: {"source": "teacher", "conditional": False, "knows_end": True},
+    states.Coupled: {"source": "teacher", "conditional": True, "knows_end": False},
+    states.OnPolicy: {"source": "self", "conditional": False, "knows_end": False},
+    states.Stored: {"source": None, "conditional": False, "knows_end": True},
+    weights.PerLeg: {"first_leg": True},
+}
+
+
+@pytest.mark.parametrize("part", FLAGS, ids=lambda part: part.__name__)
+def test_flags_are_those_that_are_written_here(part) -> None:
+    assert {name: getattr(part, name) for name in FLAGS[part]} == FLAGS[part]
+
+
 @pytest.mark.parametrize("part", DEFAULTS, ids=lambda part: part.__qualname__)
 def test_defaults_are_those_that_are_written_here(part) -> None:
     arguments = inspect.signature(part).parameters

@@ -275,8 +275,11 @@ def test_the_switch_takes_the_limit_itself(gen) -> None:
     assert torch.equal(target, u.detach() - (u.detach() - b.v))
 
 
-def test_below_the_boundary_another_model_answers(gen) -> None:
-    world = worlds.gaussian(edm())
+@pytest.mark.parametrize("make", [edm, trig])
+def test_below_the_boundary_another_model_answers(make, gen) -> None:
+    """The boundary is a noise level sigma / alpha, of the begin of the leg."""
+    world = worlds.gaussian(make())
+    noise = world.interpolant.sigma(0.9 * S) / world.interpolant.alpha(0.9 * S)
     b = replace(batch(world, gen), times=Times(S, 0.9 * S, 0 * S))
     asked = []
 
@@ -285,10 +288,10 @@ def test_below_the_boundary_another_model_answers(gen) -> None:
             asked.append(source)
             return torch.full_like(x, {"self": 1.0, "teacher": 2.0}[source])
 
-    cut = float(edm().sigma(0.9 * S).median())
+    cut = float(noise.median())
     rule = ShortLeg(form="velocity", below="teacher", boundary=cut)
     _, target = rule(world.flow_map, b, Spy(world))
-    expected = torch.where(edm().sigma(0.9 * S) < cut, 2.0, 1.0)[:, None]
+    expected = torch.where(noise < cut, 2.0, 1.0).double()[:, None]
     assert set(asked) == {"self", "teacher"}
     assert (target - (0.1 * b.v + 0.9 * expected)).abs().max() < 1e-9 * b.v.abs().max()
     assert (

@@ -77,6 +77,20 @@ def test_fixed_legs_end_at_short_targets(gen) -> None:
     assert abs(float((t / s).mean()) - 0.5) < 5 * (1 / 12 / N) ** 0.5
 
 
+def test_triples_have_the_law_that_is_said(gen) -> None:
+    """s of 1..4 is uniform, t uniform below s, w between and at most 2 below s: the mass of every triple."""
+    s, w, t = (torch.round(4 * time).long() for time in GridTriple(5, 2)(N, gen))
+    found = torch.bincount(25 * s + 5 * w + t, minlength=125).double() / N
+    mass = torch.zeros(125, dtype=torch.float64)
+    for i in range(1, 5):
+        for j in range(i):
+            reach = min(i - j, 2)
+            for k in range(i - reach, i):
+                mass[25 * i + 5 * k + j] = 1 / (4 * i * reach)
+    assert mass.sum() == pytest.approx(1)
+    assert bool(((found - mass).abs() <= 5 * (mass * (1 - mass) / N).sqrt()).all())
+
+
 def test_triples_reach_no_further_than_they_may(gen) -> None:
     """On 18 points with reach 4: legs of 1 to 4 cells, none beyond the target, each of the four as likely on long jumps."""
     s, w, t = (torch.round(17 * time) for time in GridTriple(18, 4)(N, gen))
