@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from flowmaps.core import autodiff
-from flowmaps.core.autodiff import Derivative, advection, along_source, along_target
+from flowmaps.core.autodiff import Derivative, _frozen, advection, along_source, along_target
 from flowmaps.core.interpolant import INTERPOLANTS
 from flowmaps.errors import DerivativeError
 from flowmaps.nets import MLP, DiT
@@ -341,3 +341,15 @@ def test_a_detached_difference_calls_the_network_twice_and_once_more(gen) -> Non
     x = torch.randn(3, 5, generator=gen, dtype=torch.float64)
     along_source(net, x, S, T, x, derivative=Derivative("finite"))
     assert calls == [False, False, True]
+
+
+def test_a_batch_norm_is_frozen_unless_it_trains() -> None:
+    """However the flag is passed: by its name, as the sixth argument, or not at all."""
+    given = (torch.zeros(3, 2), torch.zeros(2), torch.ones(2), None, None)
+    assert _frozen("batch_norm", given, {})
+    assert _frozen("batch_norm", (*given, False), {})
+    assert _frozen("batch_norm", given, {"training": False})
+    assert not _frozen("batch_norm", (*given, True), {})
+    assert not _frozen("batch_norm", (*given, True, 0.1, 1e-5), {})
+    assert not _frozen("batch_norm", given, {"training": True})
+    assert not _frozen("layer_norm", given, {})

@@ -122,6 +122,12 @@ def test_seeds_do_not_move_the_generator(gen) -> None:
     assert torch.equal(ahead.get_state(), gen.get_state())
 
 
+def test_seeds_of_masks_do_not_come_again(gen) -> None:
+    """Of 62 bits: 200 draws are 200 seeds, but for one chance in 1e14."""
+    recipe, x_0 = recipes.get("flow_matching"), torch.zeros(2, 2)
+    assert len({int(b.seed) for _ in range(200) for b in recipe.draw(x_0, gen)}) == 200
+
+
 class Own(nn.Module):
     def __init__(self, **numbers: float) -> None:
         super().__init__()

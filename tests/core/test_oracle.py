@@ -141,6 +141,13 @@ def test_checkerboard_velocity_by_quadrature(path, gen) -> None:
     assert_close(world.velocity(x, times), expected, rtol=1e-8, atol=1e-8)
 
 
+def test_dark_squares_are_those_of_an_even_sum() -> None:
+    low, side = Checkerboard(interpolant.linear(), 3, 1.2).corners(torch.zeros((), dtype=torch.float64))
+    assert side == pytest.approx(0.8)
+    expected = [[-1.2, -1.2], [-1.2, 0.4], [-0.4, -0.4], [0.4, -1.2], [0.4, 0.4]]
+    assert_close(low, torch.tensor(expected, dtype=torch.float64))
+
+
 def test_boxes_of_any_side_and_width_are_integrals() -> None:
     """E[x_0 | x] on both sides of the switch to the narrow-box series, off the centre: the series is right to 4e-10."""
     world = Checkerboard(interpolant.linear(), cells=40, half=8.0)
@@ -224,6 +231,19 @@ def test_product_sample_passes_kolmogorov(gen) -> None:
     assert (u - ideal).abs().max() * len(
         x
     ) ** 0.5 < 2.7  # P = 2 exp(-2 * 2.7^2) = 9e-7 per coordinate
+
+
+def test_gaussian_and_mixture_samples_pass_kolmogorov(gen) -> None:
+    """Against the distribution function of every coordinate, in closed form; P = 9e-7 per coordinate, as above."""
+    gaussian, mixture = worlds.gaussian(), worlds.mixture()
+    ideal = (torch.arange(10_000, dtype=torch.float64)[:, None] + 0.5) / 10_000
+    x = gaussian.sample(10_000, gen).double()
+    u = torch.special.ndtr((x - gaussian.mean) / gaussian.std).sort(0).values
+    assert (u - ideal).abs().max() * 100 < 2.7
+    x = mixture.sample(10_000, gen).double()
+    parts = torch.special.ndtr((x[:, None] - mixture.means) / mixture.stds)
+    u = (mixture.weights[:, None] * parts).sum(1).sort(0).values
+    assert (u - ideal).abs().max() * 100 < 2.7
 
 
 def test_exact_map_of_equal_times_is_the_velocity(gen) -> None:

@@ -8,7 +8,16 @@ import torch
 
 from flowmaps.core import interpolant
 from flowmaps.core.flow_map import SolvedFlowMap
-from flowmaps.core.solver import SOLVERS, DormandPrince, UniPC, _corrector_weights
+from flowmaps.core.solver import (
+    EULER,
+    HEUN,
+    MIDPOINT,
+    RK4,
+    SOLVERS,
+    DormandPrince,
+    UniPC,
+    _corrector_weights,
+)
 from flowmaps.sample import solve, uniform
 from flowmaps.testing import worlds
 
@@ -36,6 +45,32 @@ def test_order_is_the_claimed_one(name, unit_path, gen) -> None:
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert min(orders) > solver.order - 0.25, (errors, orders)
     assert errors[-1] < 0.05
+
+
+@pytest.mark.parametrize("method", [EULER, MIDPOINT, HEUN, RK4], ids=lambda method: method.name)
+def test_tableaux_satisfy_the_conditions_of_their_order(method) -> None:
+    """Butcher's conditions up to order 4; the next one fails, and nodes are the sums of their rows."""
+    n = len(method.b)
+    a = torch.zeros(n, n, dtype=torch.float64)
+    for i, row in enumerate(method.a):
+        a[i, : len(row)] = torch.tensor(row, dtype=torch.float64)
+    b, c = (torch.tensor(v, dtype=torch.float64) for v in (method.b, method.c))
+    torch.testing.assert_close(a.sum(1), c)
+    assert torch.equal(a, a.tril(-1))
+    conditions = (
+        ((b.sum(), 1),),
+        ((b @ c, 1 / 2),),
+        ((b @ c**2, 1 / 3), (b @ a @ c, 1 / 6)),
+        (
+            (b @ c**3, 1 / 4),
+            (b * c @ a @ c, 1 / 8),
+            (b @ a @ c**2, 1 / 12),
+            (b @ a @ a @ c, 1 / 24),
+        ),
+        ((b @ c**4, 1 / 5), (b @ a @ a @ a @ c, 1 / 120)),
+    )
+    met = [all(abs(value - right) < 1e-12 for value, right in row) for row in conditions]
+    assert met.index(False) == method.order
 
 
 @pytest.mark.parametrize("name", LOG_SNR)

@@ -388,3 +388,16 @@ def test_guidance_errors(gen) -> None:
         RecipeError, match=r"drops the conditions .*label.*, but the batch has no such"
     ):
         Guidance({"label": 2}).draw({}, 5, gen)
+
+
+def test_models_answer_without_a_gradient_but_through_a_jump(gen) -> None:
+    """Rules take velocities for targets: the student's own and the average's are constants."""
+    objective = Objective(EVERYTHING, student(), ema=student(5))
+    b = EVERYTHING.draw(worlds.gaussian().sample(8, gen), gen)[1]
+    s, _, t = b.times
+    for source in ("self", "ema"):
+        assert not objective.velocity(source, b.x, s, b).requires_grad
+        assert not objective.jump(source, b.x, s, t, b).requires_grad
+    assert objective.jump("self", b.x, s, t, b, through=True).requires_grad
+    with torch.no_grad():
+        assert not objective.jump("self", b.x, s, t, b, through=True).requires_grad

@@ -76,6 +76,15 @@ def test_it_is_right_on_average_and_varies_less(name: str, gen: Generator) -> No
     assert (without.mean(0).abs() > 10 * without.std(0) / groups**0.5).any()
 
 
+def test_an_objective_pools_at_the_source_of_a_jump(gen: Generator) -> None:
+    world = worlds.gaussian(linear())
+    recipe = alone(Eulerian("pooled"))
+    (b,) = recipe.draw(world.sample(7, gen), gen)
+    term = recipe.terms[0]
+    found = Objective(recipe, world.flow_map).prepared(term, b).v
+    assert_close(found, pooled(linear(), b.x, b.v, b.times.s, b.pool))
+
+
 def test_clean_data_keep_their_own_velocity(gen: Generator) -> None:
     path, data = linear(), torch.randn(4, 3, generator=gen)
     s = torch.tensor([0.0, 1e-7, 1e-3, 1.0])

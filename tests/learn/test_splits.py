@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.testing import assert_close
 
-from flowmaps.core.interpolant import edm
+from flowmaps.core.interpolant import edm, trig
 from flowmaps.errors import RecipeError
 from flowmaps.learn.ramps import Count, Decay, Sigmoid
 from flowmaps.learn.splits import FirstLeg, FixedLeg, GridTriple, Neighbours, Tuning
@@ -67,6 +68,17 @@ def test_ect_shrinks_its_gap(gen) -> None:
     capped = Tuning(Uniform(0.5, 1.0), stages=20, limit=0.999)(N, gen, 1.0)
     gap = 1 - edm().sigma(capped.w.double()) / edm().sigma(capped.s.double())
     assert gap.min() > 0.99e-3
+
+
+def test_ect_steps_between_noise_levels_of_any_path(gen) -> None:
+    """On the trig path sigma / alpha = tan: w is 0 where the bracket is empty, and s keeps its law."""
+    law = Tuning(Uniform(0.3, 0.9), stages=3, q=1.6, path=trig())
+    s, w, _ = law(N, gen, 0.5)
+    level = torch.tan(math.pi / 2 * s.double())
+    ahead = level * (1 - 1.6**-2 * (1 + 8 / (1 + level.exp()))).clamp(min=0)
+    assert_close(w.double(), torch.atan(ahead) / (math.pi / 2), rtol=0, atol=1e-6)
+    share = float((w == 0).double().mean())
+    assert 0.1 < share < 0.9
 
 
 def test_fixed_legs_end_at_short_targets(gen) -> None:
