@@ -128,6 +128,14 @@ def test_seeds_of_masks_do_not_come_again(gen) -> None:
     assert len({int(b.seed) for _ in range(200) for b in recipe.draw(x_0, gen)}) == 200
 
 
+def test_dropout_that_sleeps_is_kept_from_compilers_too() -> None:
+    """A student may be in evaluation mode when the objective is built, and train afterwards."""
+    recipe, plain = recipes.get("flow_matching"), Objective._masked_term
+    nets = [nn.Linear(2, 2), nn.Dropout(0.2), nn.Dropout(0.2).eval()]
+    kept = [Objective(recipe, NetFlowMap(net))._masked is not plain for net in nets]
+    assert kept == [False, True, True]
+
+
 class Own(nn.Module):
     def __init__(self, **numbers: float) -> None:
         super().__init__()

@@ -142,7 +142,9 @@ def test_checkerboard_velocity_by_quadrature(path, gen) -> None:
 
 
 def test_dark_squares_are_those_of_an_even_sum() -> None:
-    low, side = Checkerboard(interpolant.linear(), 3, 1.2).corners(torch.zeros((), dtype=torch.float64))
+    low, side = Checkerboard(interpolant.linear(), 3, 1.2).corners(
+        torch.zeros((), dtype=torch.float64)
+    )
     assert side == pytest.approx(0.8)
     expected = [[-1.2, -1.2], [-1.2, 0.4], [-0.4, -0.4], [0.4, -1.2], [0.4, 0.4]]
     assert_close(low, torch.tensor(expected, dtype=torch.float64))

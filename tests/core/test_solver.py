@@ -225,6 +225,9 @@ def test_corrector_weights_integrate_the_parabola() -> None:
             got = _corrector_weights(*torch.tensor([[h], [reach]], dtype=torch.float64))
             assert abs(got[0].item() - past.item()) < 1e-9
             assert abs(got[1].item() - coming.item()) < 1e-9
+    # without a past value: the trapezoid; out of clean data all weight is on the first value
+    h, reach = torch.tensor([[0.3, -torch.inf, -torch.inf], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    assert [w.tolist() for w in _corrector_weights(h, reach)] == [[0, 0, 0], [0.5, 0, 0]]
 
 
 def test_unipc_in_float32_does_not_lose_its_weights() -> None:

@@ -68,6 +68,11 @@ def test_terms_in_full_batches_are_those_of_the_table() -> None:
         assert per_share == pytest.approx(expected), name
 
 
+def test_passes_are_rounded_to_thousandths() -> None:
+    one = Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=1 / 7)
+    assert fpe(Recipe(name="seventh", cite=(), terms=(one,))) == 0.429
+
+
 def test_shares_weigh_terms() -> None:
     one = Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=0.7)
     two = Term(rule=Compositional(), times=PAIR, share=0.3)

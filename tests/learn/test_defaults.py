@@ -133,6 +133,15 @@ def test_a_run_begins_where_nothing_is_said_of_its_progress() -> None:
                 assert progress is None or progress.default in (0.0, inspect.Parameter.empty)
 
 
+def test_metrics_are_of_differences_from_zero() -> None:
+    """A metric of one argument measures it against 0."""
+    for module in (weights, particles):
+        for part in vars(module).values():
+            if inspect.isclass(part) and part.__module__ == module.__name__ and callable(part):
+                target = inspect.signature(part.__call__).parameters.get("target")
+                assert target is None or target.default in (0.0, inspect.Parameter.empty)
+
+
 def test_the_units_of_cost_are_those_of_the_table() -> None:
     """A forward pass is 1, with its backward 3; a JVP doubles the passes it goes through."""
     assert cost.UNITS == {"F": 1, "J": 2, "FB": 3, "JF": 4, "JB": 6}

@@ -277,7 +277,7 @@ def test_the_switch_takes_the_limit_itself(gen) -> None:
 
 @pytest.mark.parametrize("make", [edm, trig])
 def test_below_the_boundary_another_model_answers(make, gen) -> None:
-    """The boundary is a noise level sigma / alpha, of the begin of the leg."""
+    """The boundary is a noise level sigma / alpha, of the begin of the leg; both models jump to t = 0."""
     world = worlds.gaussian(make())
     noise = world.interpolant.sigma(0.9 * S) / world.interpolant.alpha(0.9 * S)
     b = replace(batch(world, gen), times=Times(S, 0.9 * S, 0 * S))
@@ -286,7 +286,7 @@ def test_below_the_boundary_another_model_answers(make, gen) -> None:
     class Spy(Exact):
         def jump(self, source, x, s, t, b):
             asked.append(source)
-            return torch.full_like(x, {"self": 1.0, "teacher": 2.0}[source])
+            return torch.full_like(x, {"self": 1.0, "teacher": 2.0}[source]) + t[:, None]
 
     cut = float(noise.median())
     rule = ShortLeg(form="velocity", below="teacher", boundary=cut)

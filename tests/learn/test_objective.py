@@ -83,6 +83,7 @@ def test_total_is_the_sum_of_shares_times_scales_times_means(gen) -> None:
         expected = expected + term.share * term.scale * row.mean()
     assert_close(loss, expected, rtol=1e-6, atol=0)  # the learned variance is float32
     assert list(parts) == ["diagonal", "eulerian", "compositional"]
+    assert not any(part.requires_grad for part in parts.values())  # they are kept by logs
 
 
 @pytest.mark.parametrize("ranks", [2, 5])

@@ -107,6 +107,16 @@ def test_rows_pool_over_what_was_told_the_same_and_dropped_ones_over_all(gen: Ge
     assert torch.equal(b.pool.x, torch.cat([x_0, earlier.x]))
 
 
+def test_terms_that_ask_for_the_conditional_velocity_keep_it(gen: Generator) -> None:
+    terms = (
+        Term(rule=DiagonalRule("pooled"), times=Diagonal(Uniform()), share=0.5),
+        Term(rule=Eulerian(), times=SortedPair(Uniform()), share=0.5),
+    )
+    one, two = Recipe(name="two", cite=(), terms=terms).draw(torch.randn(8, 2, generator=gen), gen)
+    assert one.pool is not None
+    assert two.pool is None
+
+
 def test_conditions_of_any_kind_are_told_apart(gen: Generator) -> None:
     text = torch.randn(3, 4, 2, generator=gen)[[0, 1, 0, 2]]
     told = kept(torch.zeros(4, 1), {"text": text, "label": torch.tensor([0, 0, 0, 1])}).told

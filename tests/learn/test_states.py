@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from flowmaps.core import solver
 from flowmaps.core.flow_map import NetFlowMap
-from flowmaps.core.interpolant import linear, trig, vp
+from flowmaps.core.interpolant import linear, trig, ve, vp
 from flowmaps.errors import RecipeError
 from flowmaps.learn.endpoints import Endpoint
 from flowmaps.learn.objective import Objective, Recipe, Term
@@ -148,7 +148,7 @@ def test_stored_points_are_those_of_the_nearest_times(gen) -> None:
     assert (float(low.s[0]), float(low.t[0])) == pytest.approx((0.2, 0.0))
 
 
-@pytest.mark.parametrize("make", [linear, vp])
+@pytest.mark.parametrize("make", [linear, vp, lambda: ve(3.0)])
 def test_stored_pairs_replace_the_noise_of_coupled_data_only(make, gen) -> None:
     world = worlds.plane(make())
     stored = trajectories(world.flow_map, 50, gen, torch.float32, count=2)
@@ -227,6 +227,16 @@ def test_refusals() -> None:
     for times in ([1.0, 0.5], [0.9, 0.5, 0.0], [1.0, 0.5, 0.5]):
         with pytest.raises(RecipeError, match="times that fall from 1"):
             Trajectories(torch.zeros(4, 3, 2), torch.tensor(times))
+
+
+def test_who_begins_at_pure_noise() -> None:
+    """A trajectory without steps before s begins there, and of the others only those whose points are noise."""
+    assert [s.at_noise for s in (Prior(), Trajectory(before=0), Trajectory(before=1))] == [
+        True,
+        True,
+        False,
+    ]
+    assert not any(s.at_noise for s in (Coupled(), OnPolicy(), Stored()))
 
 
 def test_who_is_needed() -> None:
