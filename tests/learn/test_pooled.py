@@ -8,6 +8,7 @@ import torch
 from torch import Generator
 from torch.testing import assert_close
 
+from flowmaps.core.flow_map import NetFlowMap
 from flowmaps.core.interpolant import INTERPOLANTS, linear
 from flowmaps.data import TensorData
 from flowmaps.errors import RecipeError
@@ -19,6 +20,7 @@ from flowmaps.learn.pooled import Pool, kept, pooled
 from flowmaps.learn.rules import DiagonalRule, Eulerian, Lagrangian
 from flowmaps.learn.states import Coupled, Prior, Trajectories
 from flowmaps.learn.times import Diagonal, Fixed, SortedPair, Uniform
+from flowmaps.nets import MLP
 from flowmaps.recipes import get
 from flowmaps.testing import worlds
 
@@ -138,8 +140,6 @@ def test_shards_pool_as_one_process(gen: Generator) -> None:
 
 def test_the_memory_is_read_again_when_a_run_goes_on(tmp_path, gen: Generator) -> None:
     """Bit for bit, mirrored pictures included; and it matters, for without it the run is another."""
-    from flowmaps.core.flow_map import NetFlowMap
-    from flowmaps.nets import MLP
     from flowmaps.train import Run, fit
 
     data = TensorData(
@@ -165,6 +165,16 @@ def test_the_memory_is_read_again_when_a_run_goes_on(tmp_path, gen: Generator) -
     run(3, out=tmp_path / "run")
     assert torch.equal(run(6, out=tmp_path / "run", resume=True), whole)
     assert not torch.equal(run(6, memory=0), whole)
+
+
+def test_the_loss_is_one_graph(gen: Generator) -> None:
+    """Short legs, the pool and float32 under autocast: nothing of it falls back to Python when a run compiles."""
+    recipe = get("default")
+    objective = Objective(recipe, NetFlowMap(MLP((3,), width=8, depth=1)))
+    drawn = recipe.draw(torch.randn(8, 3, generator=gen), gen)
+    torch.compiler.reset()
+    traced = torch.compile(objective, backend="aot_eager", fullgraph=True)
+    assert_close(traced(drawn).total, objective(drawn).total)
 
 
 @pytest.mark.parametrize(

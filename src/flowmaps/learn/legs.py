@@ -142,7 +142,8 @@ class ShortLeg:
             dalpha, dsigma = f.interpolant.secant(s, w)
             return like(dalpha, b.x) * x_0 + like(dsigma, b.x) * eps
         solver, length = (EULER if self.leg == "euler" else HEUN), (w - s) / self.steps
-        x, slopes = b.x, list[Tensor]()
+        slopes: list[Tensor] = []  # list[Tensor]() cannot be compiled
+        x = b.x
 
         def field(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
             return models.velocity(self.velocity, x, t, b)
@@ -158,7 +159,8 @@ class ShortLeg:
         s, w, t = b.times
         # an empty long leg has no weight, but data is no place to ask a network: it answers at the source instead
         w = torch.where(w == t, s, w)
-        length, jumps = (t - w) / self.legs, list[Tensor]()
+        jumps: list[Tensor] = []
+        length = (t - w) / self.legs
         for k in range(self.legs):
             begin = w + k * length
             u = models.jump(self.jump, x, begin, begin + length, b)
