@@ -70,7 +70,9 @@ def test_terms_in_full_batches_are_those_of_the_table() -> None:
 
 def test_passes_are_rounded_to_thousandths() -> None:
     one = Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=1 / 7)
-    assert fpe(Recipe(name="seventh", cite=(), terms=(one,))) == 0.429
+    seventh = Recipe(name="seventh", cite=(), terms=(one,))
+    assert fpe(seventh) == 0.429
+    assert count(seventh).calls == {"student FB": 0.142857}
 
 
 def test_shares_weigh_terms() -> None:

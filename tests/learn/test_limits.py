@@ -18,7 +18,7 @@ from flowmaps.learn.rules import DiagonalRule
 from flowmaps.learn.splits import GridTriple, LastGap, Neighbours
 from flowmaps.learn.states import Coupled, OnPolicy, Trajectories, Trajectory
 from flowmaps.learn.times import Diagonal, Either, Fixed, LogUniform, NoiseLevel, ToData, Uniform
-from flowmaps.learn.weights import AtData, ClippedTime, Relax, TangentNorm
+from flowmaps.learn.weights import AtData, ClippedTime, Huber, Relax, TangentNorm
 
 UNIT = Diagonal(Uniform())
 LABEL = {"label": 3}
@@ -141,6 +141,8 @@ def test_one_row_is_enough(gen) -> None:
     s = torch.tensor([0.3], dtype=torch.float64)
     norm = g.square().mean().sqrt()
     torch.testing.assert_close(TangentNorm(0.2)(g, s, s), g / (norm + 0.2))
+    huber = (g.square().sum() + 5 * 0.3**2).sqrt() - 0.3 * 5**0.5
+    torch.testing.assert_close(Huber(0.3)(g), huber[None])
 
 
 def test_a_transform_of_a_transform_sees_the_same_times(gen) -> None:

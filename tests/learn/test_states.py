@@ -62,6 +62,16 @@ def test_a_trajectory_without_steps_before_stays_at_noise(gen) -> None:
     assert len(b.times.t.unique()) > 30
 
 
+def test_coupled_noise_is_read_in_units_of_the_prior(gen) -> None:
+    """Where pure noise is 3 times as wide, a third of it is eps: x = x_0 + 3 s eps on the path ve."""
+    world = worlds.gaussian(ve(3.0))
+    b, noise = carried(Coupled(solver.RK4, 40), world, gen)
+    x_0 = world.flow_map(noise, 1.0, 0.0)
+    x, v = world.interpolant.sample(x_0, noise / 3, b.times.s)
+    assert_close(b.x, x, atol=1e-5, rtol=0)
+    assert_close(b.v, v, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("make", [linear, trig])
 def test_coupled_pairs_lie_on_straight_lines(make, gen) -> None:
     """x and v are those of the pair (noise, its solution): so they obey the map of straight lines, on any path."""
