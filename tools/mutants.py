@@ -18,8 +18,8 @@ fails. There are two ways to plant it:
 
 * hot: source and tests are loaded already, and a forked process gives the functions of the file the code of its changed text.
 * cold: the file is written, and a forked process imports source and tests anew. This is for statements that run while they
-  are imported or collected (defaults, tables, parametrizations of tests); last come all tests that enter the file, and those
-  that run no line of core/ or learn/: they look at things as they were imported.
+  are imported or collected (defaults, tables, parametrizations of tests); such a fault is shown to all tests that enter the
+  file, and to those that run no line of core/ or learn/: they look at things as they were imported.
 
 A fault may take `--budget` seconds of tests; one that nobody noticed by then waits for the end of the run and sees the rest.
 benchmarks/mutants.json keeps what is known: a dead fault stays dead while its file is unchanged, a survivor is tried again
@@ -60,20 +60,20 @@ TESTS = ("core", "learn", "sample", "recipes", "metrics")
 SLOW = "not exam and not learns and not resume and not compiled and not inductor and not one_graph"
 PYTEST = ["-q", "-p", "no:cacheprovider", "-p", "no:warnings", "-o", "timeout=0", "-k", SLOW]
 
-PAIRS = {
+PAIRS: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
     ast.Mult: ast.Div,
     ast.Div: ast.Mult,
     ast.Pow: ast.Mult,
 }
-FLIPS = {
+FLIPS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
 }  # fmt: skip
-SISTERS = {"sin": "cos", "minimum": "maximum", "amin": "amax", "ones_like": "zeros_like", "alpha": "sigma", "s": "t",
-           "dalpha": "dsigma", "x_0": "eps", "mean": "sum"}  # fmt: skip
-SISTERS |= {b: a for a, b in SISTERS.items()}
+KIN = {"sin": "cos", "minimum": "maximum", "amin": "amax", "ones_like": "zeros_like", "alpha": "sigma", "s": "t",
+       "dalpha": "dsigma", "x_0": "eps", "mean": "sum"}  # fmt: skip
+SISTERS = KIN | {b: a for a, b in KIN.items()}
 QUIET = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
 
 
@@ -484,23 +484,22 @@ class Bench:
         near = {name for line in fault.span for name in reach.get(line, [])}
         cold = not {*fault.span}.isdisjoint(self.imported.get(file, []))
         entering = {name for names in reach.values() for name in names}
-        far = {*entering, *self.idle} - near if cold else set[str]()
+        names = near | entering | self.idle if cold else near
         own = f"tests/{fault.path.parent.name}/test_{fault.path.stem}.py"
         turn: Counter[str] = Counter()
 
         def rank(name: str) -> float:
             """Its seconds; more in files of other things and after the same function, less after kills in this file."""
-            function = name.partition("[")[0]
-            turn[function] += 1
+            function, folder = name.partition("[")[0], str(Path(own).parent)
+            apart = 1 if name.startswith(own) else 2 if name.startswith(folder) else 6
             if name in self.idle:
-                return self.seconds[name]
-            other = 1 if name.startswith(own) else 3
-            return self.seconds[name] * other * turn[function] / (1 + self.kills[file, function])
+                return self.seconds[name] * apart
+            turn[function] += 1
+            apart *= turn[function] * (1 if name in near else 3)
+            return self.seconds[name] * apart / (1 + self.kills[file, function])
 
-        by_time = [
-            sorted(group, key=lambda name: (self.seconds[name], name)) for group in (near, far)
-        ]
-        return [name for group in by_time for name in sorted(group, key=rank)], cold
+        by_time = sorted(names, key=lambda name: (self.seconds[name], name))
+        return sorted(by_time, key=rank), cold
 
     def kill(self, fault: Fault, budget: float) -> tuple[str, int, int]:
         """The test that notices a fault, or nothing; how many tests saw it within the budget, and how many could."""
@@ -626,7 +625,7 @@ class Store:
         reasons = [s["reason"] for entry in self.files.values() for s in entry["survivors"]]
         equal = sum(reason.startswith("equivalent") for reason in reasons)
         tried = dead + len(reasons)
-        figures = {
+        figures: dict[str, Any] = {
             "faults": self.total, "tried": tried, "dead": dead, "survivors": len(reasons),
             "with a reason": sum(map(bool, reasons)), "equivalent": equal,
             "share dead": round(dead / max(tried, 1), 4),
@@ -674,7 +673,7 @@ def main() -> int:
 
 def plant(store: Store, waiting: list[Fault], until: float, budget: float) -> int:
     """Try the faults, saving after each; those that outlive the budget see the other tests at the end."""
-    import pytest  # noqa: F401  # imported once, here, and inherited by every fork
+    import pytest  # noqa: F401  # pyright: ignore[reportUnusedImport]  # once, here, inherited by every fork
 
     warm()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
