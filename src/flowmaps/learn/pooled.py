@@ -59,18 +59,15 @@ def together(parts: Iterable[Kept]) -> Kept:
 
 def kept(x_0: Tensor, cond: Mapping[str, Tensor]) -> Kept:
     """Data (R, *D) and what they were told, tensors with a leading R, as they are remembered."""
-    if not cond:
+    told = list(cond.values())
+    if not told:
         return Kept(x_0, torch.zeros(len(x_0), dtype=torch.int64))
-    rows = [cond[name].flatten(1) if cond[name].ndim > 1 else cond[name][:, None] for name in cond]
-    return Kept(x_0, torch.tensor([_number(row) for row in zip(*rows, strict=True)]))
-
-
-def _number(row: tuple[Tensor, ...]) -> int:
-    """63 bits of a hash: conditions may be embeddings of thousands of numbers, and most rows differ."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in row:
-        digest.update(part.cpu().numpy().tobytes())
-    return int.from_bytes(digest.digest(), "big") >> 1
+    if len(told) == 1 and told[0].ndim == 1 and not told[0].is_floating_point():
+        return Kept(x_0, told[0].to("cpu", torch.int64))
+    # 63 bits of a hash: conditions may be embeddings of thousands of numbers, and most rows differ
+    rows = zip(*(part.cpu().reshape(len(x_0), -1).numpy() for part in told), strict=True)
+    hashes = (hashlib.blake2b(b"".join(map(bytes, row)), digest_size=8) for row in rows)
+    return Kept(x_0, torch.tensor([int.from_bytes(h.digest(), "big") >> 1 for h in hashes]))
 
 
 def pooled(path: Interpolant, x: Tensor, v: Tensor, s: Tensor, pool: Pool) -> Tensor:
