@@ -138,6 +138,13 @@ def test_recipes_that_change_are_averaged() -> None:
     assert found.terms["shortleg"] == pytest.approx(0.75 * 3 + finite + 2 * derivative)
 
 
+@pytest.mark.parametrize(("begin", "end", "derivatives"), [(0.0, 0.4, 14), (0.6, 1.0, 2)])
+def test_a_change_in_either_half_of_the_run_is_seen(begin, end, derivatives) -> None:
+    """alpha is 0 beyond begin + 0.712 (end - begin): so many of the 20 moments take the derivative."""
+    found = count(recipes.get("alpha_flow", begin=begin, end=end)).calls
+    assert found["student J"] == pytest.approx(0.75 * derivatives / 20)
+
+
 def test_counting_is_cached() -> None:
     first = count(recipes.get("lsd"))
     assert count(recipes.get("lsd")) is first

@@ -52,6 +52,16 @@ def test_ict_draws_its_steps_with_the_published_masses(gen) -> None:
     assert bool(((measured - mass).abs() < 5 * (mass * (1 - mass) / N).sqrt() + 1e-9).all())
 
 
+def test_first_legs_are_the_share_that_is_said() -> None:
+    """w = s + gamma (t - s), gamma a number or what a ramp says of the progress."""
+    draw = lambda law: law(7, torch.Generator().manual_seed(1), 0.4)
+    pair = SortedPair(Uniform(), both=True)
+    for share, gamma in ((0.3, 0.3), (Decay(0.5, 0.1), 0.5 * 0.2**0.4)):
+        s, w, t = draw(FirstLeg(pair, share))
+        assert torch.equal(s, draw(pair).s)
+        assert_close(w, s + gamma * (t - s))
+
+
 def test_ect_shrinks_its_gap(gen) -> None:
     for progress, stage in ((0.0, 0), (0.3, 2), (1.0, 7)):
         s, w, t = Tuning(NoiseLevel(-1.1, 2.0))(N, gen, progress)
