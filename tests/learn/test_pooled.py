@@ -177,6 +177,34 @@ def test_the_loss_is_one_graph(gen: Generator) -> None:
     assert_close(traced(drawn).total, objective(drawn).total)
 
 
+@pytest.mark.parametrize(("limit", "rows"), [(2**28, 11), (100, 8), (10, 0)])
+def test_a_memory_has_room_for_so_many_bytes(
+    limit: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole steps of 4 rows of 12 bytes; a run that goes on reads what a run in one go remembers."""
+    from flowmaps.train import memory
+
+    def read(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return torch.full((4, 3), float(step)), {"label": torch.full((4,), step)}
+
+    monkeypatch.setattr(memory, "LIMIT", limit)
+    straight, later = memory.Memory(11, 4, read), memory.Memory(11, 4, read)
+    assert straight.before(0, torch.neg) is None
+    for step in range(7):
+        straight.before(step, torch.neg)
+        straight.add(*read(step))
+    one, other = straight.before(7, torch.neg), later.before(7, torch.neg)
+    if not rows:
+        assert one is other is None
+        return
+    assert one is not None
+    assert other is not None
+    steps = -(-rows // 4)
+    assert one.x[:, 0].tolist() == [-float(k) for k in range(7 - steps, 7) for _ in range(4)]
+    assert torch.equal(one.x, other.x)
+    assert torch.equal(one.told, other.told)
+
+
 @pytest.mark.parametrize(
     ("build", "expected"),
     [

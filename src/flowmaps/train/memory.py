@@ -8,13 +8,16 @@ from torch import Tensor
 
 from ..learn.pooled import Kept, kept, together
 
+LIMIT = 2**28
+"""Bytes of samples at most: of large samples fewer rows are remembered."""
+
 
 @final
 class Memory:
     """What the last steps read, in their order; where a run goes on it is read again, so it is the same bit for bit.
 
     Args:
-        rows: How many rows to keep, rounded up to whole steps.
+        rows: How many rows to keep, rounded up to whole steps; fewer where they are more than `LIMIT` bytes.
         batch: Rows of a step.
         read: Samples of a step, and what they were told.
     """
@@ -23,18 +26,22 @@ class Memory:
         self, rows: int, batch: int, read: Callable[[int], tuple[Tensor, Mapping[str, Tensor]]]
     ) -> None:
         self.steps, self.read = -(-rows // batch), read
-        self.kept: deque[Kept] = deque(maxlen=self.steps)
+        self.kept: deque[Kept] = deque()
 
     def before(self, step: int, change: Callable[[Tensor], Tensor]) -> Kept | None:
         """The rows before a step, changed at random as the batch is, so that they have its law; None if there are none."""
         if not self.kept:
-            self.kept += [kept(*self.read(k)) for k in range(max(0, step - self.steps), step)]
+            for k in range(max(0, step - self.steps), step):
+                self.add(*self.read(k))
         if not self.kept:
             return None
         found = together(self.kept)
         return found._replace(x=change(found.x))
 
     def add(self, x_0: Tensor, cond: Mapping[str, Tensor]) -> None:
-        """Remember the rows of a step."""
+        """Remember the rows of a step, and forget the oldest."""
+        self.steps = min(self.steps, LIMIT // x_0.nbytes)
         if self.steps:
             self.kept.append(kept(x_0, cond))
+        while len(self.kept) > self.steps:
+            self.kept.popleft()
