@@ -248,6 +248,31 @@ def test_gaussian_and_mixture_samples_pass_kolmogorov(gen) -> None:
     assert (u - ideal).abs().max() * 100 < 2.7
 
 
+@pytest.mark.parametrize("name", ["gaussian", "mixture", "product"])
+def test_posterior_draws_pass_kolmogorov(name, gen) -> None:
+    """Given x, a component of weight r has the mean m + k (x - a m) and variance (1 - k a) std^2, k = a std^2 / var(x)."""
+    world, n = MAKERS[name](interpolant.trig()), 4000
+    t = torch.tensor([0.29, 0.68], dtype=torch.float64)
+    x = at_times(world, gen, t)
+    draws = world.posterior(x, t, n, gen).x_0.sort(0).values  # (n, B, D)
+    a, sigma = (c[:, None, None] for c in (world.interpolant.alpha(t), world.interpolant.sigma(t)))
+    if name == "gaussian":
+        share, m, std = torch.ones(1, 1).double(), world.mean[None], world.std[None]
+    else:
+        share, m, std = world.weights.reshape(len(world.weights), -1), world.means, world.stds
+    var = (a * std) ** 2 + sigma**2  # (B, K, D)
+    log = -0.5 * (x[:, None] - a * m) ** 2 / var - 0.5 * var.log()
+    log = (
+        log if name == "product" else log.sum(2, keepdim=True)
+    )  # coordinates of a product are independent
+    r = (share.log() + log).softmax(1)
+    k = a * std**2 / var
+    mean, width = m + k * (x[:, None] - a * m), ((1 - k * a) * std**2).sqrt()
+    u = (r * torch.special.ndtr((draws[:, :, None] - mean) / width)).sum(2)
+    ideal = (torch.arange(n, dtype=torch.float64)[:, None, None] + 0.5) / n
+    assert (u - ideal).abs().max() * n**0.5 < 2.7  # P = 9e-7 per coordinate, as above
+
+
 def test_exact_map_of_equal_times_is_the_velocity(gen) -> None:
     world = worlds.rotated()
     x = torch.randn(5, 2, generator=gen).double()

@@ -16,7 +16,7 @@ from flowmaps.learn.jumps import (
     SourceThenGap,
     Within,
 )
-from flowmaps.learn.times import LogitNormal
+from flowmaps.learn.times import Fixed, LogitNormal
 
 N = 20_000
 
@@ -75,6 +75,8 @@ def test_source_then_gap(gen) -> None:
     late = (s > 0.4) & (s < 0.8)
     assert bool((t[late] > 0).any())
     assert bool(((t > 0) & (t < 0.4))[late].any())
+    s, w, t = SourceThenGap(split=Fixed(0.3))(N, gen)
+    assert torch.allclose(w, s + 0.3 * (t - s))
 
 
 def test_gaps_are_drawn_first_and_targets_are_truncated_to_them(gen) -> None:
