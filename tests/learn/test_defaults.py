@@ -48,7 +48,7 @@ DEFAULTS = {
     },
     legs.LastLeg: {"velocity": "teacher", "jump": "self", "leg": "heun"},
     masks.random_layers: {"ever": False},
-    objective.Recipe: {"local": False, "status": "faithful", "refresh": ()},
+    objective.Recipe: {"local": False, "status": "faithful", "refresh": (), "memory": 0},
     objective.Recipe.draw: {"progress": 0.0},
     objective.Objective.jump: {"through": False},
     outputs.Trig: {"velocity": "conditional", "derivative": EXACT, "warmup": None, "steep": False},

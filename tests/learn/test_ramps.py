@@ -68,3 +68,10 @@ def test_curriculum_of_counts() -> None:
     assert ct(0.5) == half
     with pytest.raises(RecipeError, match="1 <= start <= stop"):
         Count(4, 3)
+
+
+def test_counts_double_where_a_stage_begins() -> None:
+    """Of 7 stages: k / 7 of the run, which times 7 may fall short of k by rounding, belongs to stage k."""
+    count = Count(3, 3 * 2**6)
+    assert [count(k / 7) for k in range(8)] == [3 * 2 ** min(k, 6) + 1 for k in range(8)]
+    assert [count((k + 0.99) / 7) for k in range(7)] == [3 * 2**k + 1 for k in range(7)]
