@@ -22,9 +22,9 @@ fails. There are two ways to plant it:
   file, and to those that run no line of core/ or learn/: they look at things as they were imported.
 
 A fault may take `--budget` seconds of tests; one that nobody noticed by then waits for the end of the run and sees the rest.
-benchmarks/mutants.json keeps what is known: a dead fault stays dead while its file is unchanged, a survivor is tried again
-when a test changed. Survivors keep the `reason` that was written beside them by hand; `equivalent: ...` says that no test
-could tell.
+benchmarks/mutants.json keeps what is known: a dead fault stays dead while its file is unchanged, and so does a survivor with
+the reason `equivalent: ...`, which says that no test could tell; other survivors are tried again when a test changed. Reasons
+are written beside them by hand, and stay.
 """
 
 import argparse
@@ -575,36 +575,43 @@ def sources(asked: list[str]) -> list[Path]:
     return [path for path in found if path.name != "__init__.py"]
 
 
+def equivalent(survivor: dict[str, Any]) -> bool:
+    """Whether somebody found that no test could tell."""
+    return survivor["reason"].startswith("equivalent")
+
+
 class Store:
     """What is known, by file: the keys of the dead, and the survivors."""
 
     def __init__(self) -> None:
         self.files: dict[str, Any] = json.loads(STORE.read_text()) if STORE.exists() else {}
         self.files.pop("summary", None)
-        self.total = 0
+        self.tests, self.total = digest([*(ROOT / "tests").rglob("*.py")]), 0
 
     def waiting(self, paths: list[Path]) -> list[Fault]:
         """The faults of some files whose fate is unknown, or no longer known."""
-        tests, found = digest([*(ROOT / "tests").rglob("*.py")]), []
+        found: list[Fault] = []
         for path in sources([]):
             planted, state = faults(path), digest([path])
             self.total += len(planted)
-            empty = {"state": state, "tests": tests, "dead": [], "survivors": []}
+            empty = {"state": state, "dead": [], "survivors": []}
             entry = self.files.setdefault(str(path.relative_to(PACKAGE)), empty)
             keys = {fault.key for fault in planted}
-            same = entry["state"] == state
-            entry["dead"] = [key for key in entry["dead"] if same and key in keys]
-            entry["survivors"] = [s for s in entry["survivors"] if s["key"] in keys]
-            if path not in paths:
-                continue
-            again = not same or entry["tests"] != tests
-            entry |= {"state": state, "tests": tests}
-            alive = [
-                s["key"] for s in entry["survivors"] if s.get("saw") == s.get("of") and not again
-            ]
-            settled = {*entry["dead"], *alive}
-            found += [fault for fault in planted if fault.key not in settled]
+            alive = [s for s in entry["survivors"] if s["key"] in keys]
+            if entry["state"] != state:
+                entry["dead"], alive = [], [s | {"tests": ""} for s in alive]
+            entry |= {"state": state, "survivors": alive}
+            settled = {*entry["dead"], *(s["key"] for s in alive if self.settled(s))}
+            if path in paths:
+                found += [fault for fault in planted if fault.key not in settled]
         return found
+
+    def settled(self, survivor: dict[str, Any]) -> bool:
+        """Whether a survivor need not be tried again."""
+        if equivalent(survivor):
+            return bool(survivor["tests"])
+        seen = bool(survivor["reason"]) or survivor["saw"] == survivor["of"]
+        return seen and survivor["tests"] == self.tests
 
     def record(self, fault: Fault, by: str, saw: int, of: int) -> str:
         """Note the fate of a fault; a survivor keeps its reason."""
@@ -616,18 +623,18 @@ class Store:
             entry["dead"].append(fault.key)
         else:
             known = {name: getattr(fault, name) for name in ("key", "line", "source", "change")}
-            entry["survivors"].append(known | {"saw": saw, "of": of, "reason": reason})
+            seen = {"saw": saw, "of": of, "tests": self.tests, "reason": reason}
+            entry["survivors"].append(known | seen)
         return reason
 
     def summary(self) -> dict[str, Any]:
         """The figures; the interval is Wilson's, of a random sample, and absent when all were tried."""
         dead = sum(len(entry["dead"]) for entry in self.files.values())
-        reasons = [s["reason"] for entry in self.files.values() for s in entry["survivors"]]
-        equal = sum(reason.startswith("equivalent") for reason in reasons)
-        tried = dead + len(reasons)
+        alive = [s for entry in self.files.values() for s in entry["survivors"]]
+        equal, tried = sum(map(equivalent, alive)), dead + len(alive)
         figures: dict[str, Any] = {
-            "faults": self.total, "tried": tried, "dead": dead, "survivors": len(reasons),
-            "with a reason": sum(map(bool, reasons)), "equivalent": equal,
+            "faults": self.total, "tried": tried, "dead": dead, "survivors": len(alive),
+            "with a reason": sum(bool(s["reason"]) for s in alive), "equivalent": equal,
             "share dead": round(dead / max(tried, 1), 4),
             "share dead of those that change something": round(dead / max(tried - equal, 1), 4),
         }  # fmt: skip
@@ -672,13 +679,15 @@ def main() -> int:
 
 
 def plant(store: Store, waiting: list[Fault], until: float, budget: float) -> int:
-    """Try the faults, saving after each; those that outlive the budget see the other tests at the end."""
+    """Try the faults, saving after each, survivors first; those that outlive the budget see the other tests at the end."""
     import pytest  # noqa: F401  # pyright: ignore[reportUnusedImport]  # once, here, inherited by every fork
 
     warm()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         bench = Bench(Path(folder))
-        queue = [(fault, budget) for fault in waiting]
+        before = {s["key"] for entry in store.files.values() for s in entry["survivors"]}
+        again = [(fault, math.inf) for fault in waiting if fault.key in before]
+        queue = again + [(fault, budget) for fault in waiting if fault.key not in before]
         for i, (fault, allowed) in enumerate(queue):
             began = time.monotonic()
             if began > until:
