@@ -17,6 +17,7 @@ from flowmaps.learn.guidance import Guidance
 from flowmaps.learn.particles import EnergyDistance, PushForward
 from flowmaps.learn.rules import DiagonalRule, Points
 from flowmaps.learn.times import Fixed, Times
+from flowmaps.report.change import VIEWS, views
 from flowmaps.train import checkpoint
 from flowmaps.train.finetune import Rehearsed, prepare
 from flowmaps.train.run import ChangeConfig, Config
@@ -125,6 +126,18 @@ def test_the_command_teaches_resumes_and_reports(
     capsys.readouterr()
     assert main(["finetune", f"{place}/map"]) == 2
     assert "--data NEW" in capsys.readouterr().err
+
+
+def test_many_numbers_are_seen_through_fixed_directions() -> None:
+    """A law of a million numbers has no covariance that fits a memory; its shift is seen all the same."""
+    x = torch.randn(5, 3, 100, 100, generator=torch.Generator().manual_seed(0)).double()
+    seen, again = views((3, 100, 100))(x), views((3, 100, 100))(x)
+    assert seen.shape == (5, VIEWS)
+    assert torch.equal(seen, again)
+    moved = views((3, 100, 100))(x + 1) - seen
+    # unit directions: a shift by a in every number is seen as |a|^2 VIEWS / D of |a|^2, four deviations are 25 %
+    assert float(moved.square().sum(1)[0]) == pytest.approx(VIEWS, rel=0.25)
+    assert torch.equal(views((3, 4, 4))(x[..., :4, :4]), x[..., :4, :4].flatten(1))
 
 
 @pytest.mark.parametrize(

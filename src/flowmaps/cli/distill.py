@@ -89,6 +89,7 @@ def _config(options: Options, settings: dict[str, Any], *, guided: bool) -> Conf
 
 
 def _distill(config: Config, out: Path, *, resume: bool) -> int:
+    from ..report.few_steps import few_steps
     from ..report.previews import Previews
     from ..train import machine
     from ..train.distil import distil
@@ -97,7 +98,7 @@ def _distill(config: Config, out: Path, *, resume: bool) -> int:
     say(f"machine: {machine.choose(config.run).reason}")
     say(f"{'resuming' if resume else 'distilling'} {config.teacher} by {config.recipe}; {out}")
     hooks = [Progress(config.recipe), Previews(out)] if first_process() else []
-    state = distil(config, out, resume=resume, hooks=hooks)
+    state = distil(config, out, resume=resume, hooks=hooks, measure=few_steps)
     if state.progress(config.run) < 1:
         say(
             f"stopped at step {state.step:,}; everything is saved. To go on:\n  flowmaps distill --resume {out}"

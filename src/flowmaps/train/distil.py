@@ -2,7 +2,7 @@
 # pyright: reportMissingImports=false
 """From a pipeline of diffusers to a run: its denoiser teaches, and a copy of it with a second time learns. The loop is `fit`'s."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,8 +221,22 @@ def _null(data: Data, model: nn.Module) -> Mapping[str, Tensor]:
     return {"label": torch.tensor(known)} if known else {}
 
 
-def distil(config: Config, out: Path, *, resume: bool = False, hooks: Sequence[Hook] = ()) -> State:
+def distil(
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    hooks: Sequence[Hook] = (),
+    measure: Callable[[NetFlowMap, Prepared], Sequence[Mapping[str, Any]]] = lambda *_: (),
+) -> State:
     """Prepare and fit; at the end the averaged student lies in `out/distilled` as diffusers would save it.
+
+    Args:
+        config: As in `prepare`.
+        out: Folder of the run.
+        resume: Go on from its newest checkpoint.
+        hooks: As in `fit`.
+        measure: From the averaged student, and what it was trained on, to the table on the model card.
 
     Raises:
         AdapterError, CheckpointError, DataError, RecipeError, TrainingError: As `prepare` and `fit`.
@@ -232,8 +246,15 @@ def distil(config: Config, out: Path, *, resume: bool = False, hooks: Sequence[H
     if state.progress(config.run) >= 1 and not parts.recipe.local:
         from ..adapters.export import save
 
-        student = state.averaged()
+        student = state.averaged().cpu()
         assert isinstance(student, NetFlowMap)
         note = f"Distilled by `{parts.recipe.name}` of flowmaps, {state.step} steps, data: {config.data}."
-        save(student.cpu(), out / "distilled", pipeline=config.teacher, notes=note, overwrite=True)
+        save(
+            student,
+            out / "distilled",
+            pipeline=config.teacher,
+            results=measure(student, parts),
+            notes=note,
+            overwrite=True,
+        )
     return state
