@@ -51,11 +51,13 @@ for image, label, k in zip(x, labels.tolist(), range(len(x)), strict=True):
 PLAIN = fpe(recipes.get("flow_matching"))
 NAIVE = round(LENGTH * fpe(recipes.get("default")) / PLAIN)
 BEFORE = LENGTH // 2
-WHOLE = ["train", "default", f"--net={NET}", f"--run.steps={LENGTH}"]
+# the velocity is what naive fine-tuning regresses: on a map that predicts the image its errors would be divided by s
+READ = "--set.predict=velocity"
+WHOLE = ["train", "default", READ, f"--net={NET}", f"--run.steps={LENGTH}"]
 TUNE = ["finetune", f"{PLACE}/before", f"--data={PLACE}/new"]
 MAPS = {
     "before": [*WHOLE, f"--data={PLACE}/old", f"--run.steps={BEFORE}"],
-    "finetune": [*TUNE, f"--run.steps={LENGTH}"],
+    "finetune": [*TUNE, READ, f"--run.steps={LENGTH}"],
     "naive": [*TUNE, "--recipe=flow_matching", f"--run.steps={NAIVE}", "--change.keep=0"],
     "retrained on the new": [*WHOLE, f"--data={PLACE}/new"],
 }
