@@ -63,7 +63,8 @@ class Denoised:
     r"""The network predicts a field ($x_0$, noise, velocity or score at the source), carried by the DDIM step.
 
     `prediction="x0"` is the denoised field of progressive distillation, CTM and pixel MeanFlow;
-    `prediction="eps"` makes a DDPM network a flow map whose jumps are DDIM steps.
+    `prediction="eps"` makes a DDPM network a flow map whose jumps are DDIM steps. Where there is no noise, a prediction of
+    $x_0$ says nothing of it: it is taken for its mean there, $E[\varepsilon|x] = -\sigma\nabla\log p \to 0$.
     """
 
     interpolant: Interpolant
@@ -79,7 +80,16 @@ class Denoised:
         return x
 
     def _pair(self, out: Tensor, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        return self.interpolant.endpoints(out, x, s, self.prediction)
+        if self.prediction != "x0":
+            return self.interpolant.endpoints(out, x, s, self.prediction)
+        clean = self.interpolant.sigma(s) == 0
+        # another time in those rows: a gradient through `where` is NaN if either side is
+        inside = torch.where(clean, 0.5, s)
+        x_0, eps = self.interpolant.endpoints(out, x, inside, "x0")
+        known = like(clean, x)
+        return torch.where(known, x / self.interpolant.at(s, x).alpha, x_0), torch.where(
+            known, 0.0, eps
+        )
 
 
 @final
