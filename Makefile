@@ -107,7 +107,7 @@ bench: $(BASE)  ## run every benchmark (about two hours on two cores) but the cl
 bench-%: $(BASE)  ## run one benchmark: bench-fashion, bench-step_cost, bench-sampling, ...
 	$(BIN)/python benchmarks/$*.py
 
-mutants: $(DEV)  ## plant faults in core and learn and list those that no test sees (hours; goes on where it stopped)
+mutants: $(DEV)  ## plant faults in core and learn and list those that no test sees (an hour or two; goes on where it stopped)
 	$(BIN)/python tools/mutants.py
 
 build: $(BASE)  ## build the wheel, install it in an empty environment, try it
