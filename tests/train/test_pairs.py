@@ -162,7 +162,7 @@ def test_data_beside_trajectories_see_their_own_rows(made, monkeypatch) -> None:
     monkeypatch.setattr(
         Recipe,
         "draw",
-        lambda self, x_0, *rest: seen.append((x_0, rest[-1])) or draw(self, x_0, *rest),
+        lambda self, x_0, *rest: seen.append((x_0, rest[3])) or draw(self, x_0, *rest),
     )
     data = Accompanied(TensorData("cloud", torch.full((40, 2), 9.0)), made)
     assert (len(data), data.shape, data.classes) == (40, (2,), ())
