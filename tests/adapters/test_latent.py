@@ -124,6 +124,9 @@ def test_prompts_of_a_file_and_no_data(
         "nothing at all",
     ]
     assert main([*command, "--prompts", str(tmp_path / "none.txt")]) == 2
+    asks = ["distill", "--teacher", stable, "--recipe", "push_forward", *FAST, "--out"]
+    assert main([*asks, str(tmp_path / "other"), "--prompts", str(lines)]) == 2
+    assert "learns from data" in capsys.readouterr().err
 
 
 def flux(folder: Path, *, guided: bool) -> str:

@@ -69,3 +69,10 @@ class Nothing:
         """As `Data.batch`."""
         labels = index % len(self.classes) if self.classes else None
         return torch.zeros(len(index), *self.shape), labels
+
+
+def no_samples(data: object) -> bool:
+    """Whether there are no samples, only what is told, however it is wrapped."""
+    while isinstance(data, Wrapped):
+        data = data.data
+    return isinstance(data, Nothing)

@@ -7,7 +7,7 @@ from torch import Generator
 
 from ..core.flow_map import NetFlowMap
 from ..data import Conditioned
-from ..data.told import Nothing
+from ..data.told import no_samples
 from ..metrics import frechet_distance, moments
 from ..sample import sample
 from ..train.setup import Prepared
@@ -30,7 +30,7 @@ def few_steps(student: NetFlowMap, parts: Prepared) -> list[dict[str, Any]]:
     from ..adapters.export import start
 
     data = parts.data
-    if isinstance(getattr(data, "data", data), Nothing) or len(data) < FEW:
+    if no_samples(data) or len(data) < FEW:
         return []
     index = torch.randperm(len(data), generator=Generator().manual_seed(0))[:COUNT]
     x, labels = data.batch(index)

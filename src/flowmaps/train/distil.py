@@ -16,7 +16,7 @@ from ..data import Conditioned, Data, nulls
 from ..data import load as load_data
 from ..data.cached import cached
 from ..data.captions import Captioned, texts
-from ..data.told import Nothing, Prompted
+from ..data.told import Nothing, Prompted, no_samples
 from ..errors import DataError, RecipeError
 from ..learn.objective import Recipe
 from ..recipes import get
@@ -105,7 +105,7 @@ def bind(
             f"recipe {recipe.name!r} reads its network as {type(recipe.parametrization).__name__}, a model of diffusers is read "
             "as its scheduler says: choose a recipe of the average velocity, such as push_forward, lmd or free_flow"
         )
-    if recipe.needs_data and isinstance(getattr(data, "rows", data), Nothing):
+    if recipe.needs_data and no_samples(data):
         raise RecipeError(
             f"recipe {recipe.name!r} learns from data: give --data, or a recipe of noise and a teacher alone, such as "
             "free_flow or cmt"
