@@ -7,7 +7,7 @@ $$ w_j \propto \exp\Big(-\frac{\|x-\alpha x_j\|^2}{2\sigma^2}\Big), \qquad
    \bar v = \dot\alpha\,\bar x + \dot\sigma\,\frac{x-\alpha\bar x}{\sigma}, \quad \bar x = \sum_j w_j x_j , $$
 
 so $\bar v = E[v_c \mid x, x_1, x_2, \dots]$, and by the tower rule $E[\bar v \mid x] = E[v_c \mid x] = b_s(x)$, whatever their
-number: no bias, less variance (Rao-Blackwell), least of all near pure noise, where one-step samplers start. It stands wherever the
+number: no bias, and less variance (Rao-Blackwell), most so near pure noise, where one-step samplers start. It stands wherever the
 conditional velocity may (the row's own x, linearly); it costs no network call, but products of rows and data.
 
 Source: Xu, Tong & Jaakkola 2023 (stable target field, arXiv:2302.00670), for scores; the rows here are the batch's own and those of

@@ -59,6 +59,6 @@ def default(
         cite=("geng2025meanflow", "xu2023stable", "lu2026pmf", "wang2025tim"),
         terms=(anchor, move),
         parametrization=Denoised(linear(), "x0") if image else Average(),
-        memory=memory,
+        memory=memory if velocity == "pooled" else 0,
         status="own",
     )
