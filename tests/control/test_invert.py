@@ -7,9 +7,11 @@ import torch
 
 from flowmaps.control.edit import edit, interpolate, sdedit, slerp
 from flowmaps.control.invert import FixedPoint, Jump, Ode, invert, noise_statistics
-from flowmaps.core.flow_map import FlowMap
+from flowmaps.control.likelihood import ByJumps, log_prob
+from flowmaps.core.flow_map import FlowMap, NetFlowMap
 from flowmaps.core.interpolant import linear
 from flowmaps.core.oracle import Gaussian
+from flowmaps.core.parametrization import Denoised
 from flowmaps.core.solver import EULER, HEUN
 from flowmaps.errors import ControlError
 from flowmaps.sample import CFG
@@ -26,6 +28,28 @@ class DownOnly(FlowMap):
     def mean_velocity(self, x, s, t, **cond):
         u = self.exact.mean_velocity(x, s, t)
         return torch.where((t > s)[:, None], torch.sin(3 * x), u)
+
+
+def test_a_network_that_predicts_the_image_has_no_jump_up_from_data(gen) -> None:
+    """It says nothing of the noise there: refused, where it went up to no noise at all. Its velocity and its jumps down serve."""
+    world = gaussian()
+    x = world.sample(7, gen)
+
+    def data(x, s, t):
+        """The image that makes the exact jump, and the mean one on the diagonal."""
+        u, inside = world.flow_map.mean_velocity(x, s, t), s.clamp(min=1e-6)[:, None]
+        return x - inside * u
+
+    f = NetFlowMap(data, linear(), Denoised(linear()))
+    for way in (lambda: invert(f, x, Jump()), lambda: log_prob(f, x, ByJumps())):
+        with pytest.raises(ControlError, match="predicts the image says nothing"):
+            way()
+    by_ode, back = invert(f, x, Ode(64), back=1), invert(f, x, FixedPoint(1))
+    exact = world.flow_map(x, 0.0, 1.0)
+    torch.testing.assert_close(by_ode.x, exact, rtol=0, atol=1e-3)
+    torch.testing.assert_close(back.x, exact, rtol=0, atol=1e-4)
+    later = world.flow_map(x, 0.0, 0.1)
+    torch.testing.assert_close(invert(f, later, Jump(), start=0.1).x, exact)
 
 
 @pytest.mark.parametrize("world", [gaussian, product, rotated])

@@ -36,7 +36,11 @@ class Inverter(Protocol):
 @final
 @dataclass(frozen=True)
 class Jump:
-    """Jumps of the map itself, from data to noise: right where the network was trained for targets above its sources."""
+    """Jumps of the map itself, from data to noise: right where the network was trained for targets above its sources.
+
+    Raises:
+        ControlError: When called, if the map has none: its network predicts the image.
+    """
 
     steps: int = 1
 
@@ -44,7 +48,7 @@ class Jump:
         _check_steps(self.steps)
 
     def __call__(self, flow_map: FlowMap, x: Tensor, times: Tensor, **cond: Any) -> Tensor:
-        return sample(flow_map, x, times, **cond)
+        return finite(sample(flow_map, x, times, **cond))
 
 
 @final
@@ -228,6 +232,20 @@ def noise_statistics(eps: Tensor) -> dict[str, float]:
         "size": float(eps.double().flatten(1).square().mean()),
         "neighbours": float(neighbours),
     }
+
+
+def finite(z: Tensor) -> Tensor:
+    """The noise of jumps up, if there is one.
+
+    Raises:
+        ControlError: If it is not finite.
+    """
+    if not bool(z.isfinite().all()):
+        raise ControlError(
+            "the map's jumps up from data are not finite: where there is no noise, a network that predicts the image says nothing "
+            "of it; integrate its velocity (--method ode), invert its jumps down (fixed), or start above time 0"
+        )
+    return z
 
 
 def _check_steps(steps: int) -> None:

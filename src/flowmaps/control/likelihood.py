@@ -26,7 +26,7 @@ from ..core.velocity import Velocity
 from ..errors import ControlError
 from ..sample import sample
 from .budget import Budget, Result
-from .invert import FixedPoint, relative_error
+from .invert import FixedPoint, finite, relative_error
 
 
 class DensityHead(Protocol):
@@ -187,6 +187,9 @@ def log_prob(
         generator: For Hutchinson's probes; CPU.
         cond: Conditioning, tensors with a leading B.
 
+    Raises:
+        ControlError: If the way up is one of jumps, and the map has none: its network predicts the image.
+
     Example:
         >>> from flowmaps.core import interpolant, oracle
         >>> world = oracle.Gaussian(torch.zeros(1).double(), torch.ones(1).double(), interpolant.linear())
@@ -197,6 +200,7 @@ def log_prob(
     with torch.no_grad(), Budget() as budget:
         watched = budget.watch(flow_map)
         z, volume = method(watched, x_0, generator, **cond)
+        finite(z)
         found = prior_log_prob(flow_map.interpolant, z) + volume
     jumps = method.steps if isinstance(method, ByJumps | ByHead) else 1
     down = torch.linspace(1, 0, jumps + 1, dtype=torch.float64)

@@ -64,32 +64,32 @@ class Denoised:
 
     `prediction="x0"` is the denoised field of progressive distillation, CTM and pixel MeanFlow;
     `prediction="eps"` makes a DDPM network a flow map whose jumps are DDIM steps. Where there is no noise, a prediction of
-    $x_0$ says nothing of it: it is taken for its mean there, $E[\varepsilon|x] = -\sigma\nabla\log p \to 0$.
+    $x_0$ says nothing of it. The velocity takes it for its mean there, $E[\varepsilon|x] = -\sigma\nabla\log p \to 0$; a jump
+    up from clean data, which would need it, is NaN.
     """
 
     interpolant: Interpolant
     prediction: Prediction = "x0"
 
     def endpoint(self, out: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        return _carry(self.interpolant, *self._pair(out, x, s), x, t)
+        return _carry(self.interpolant, *self._pair(out, x, s, t), x, t)
 
     def mean_velocity(self, out: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        return _mean(self.interpolant, *self._pair(out, x, s), x, s, t)
+        return _mean(self.interpolant, *self._pair(out, x, s, t), x, s, t)
 
     def network_input(self, x: Tensor, s: Tensor) -> Tensor:
         return x
 
-    def _pair(self, out: Tensor, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    def _pair(self, out: Tensor, x: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         if self.prediction != "x0":
             return self.interpolant.endpoints(out, x, s, self.prediction)
         clean = self.interpolant.sigma(s) == 0
         # another time in those rows: a gradient through `where` is NaN if either side is
-        inside = torch.where(clean, 0.5, s)
-        x_0, eps = self.interpolant.endpoints(out, x, inside, "x0")
+        x_0, eps = self.interpolant.endpoints(out, x, torch.where(clean, 0.5, s), "x0")
         known = like(clean, x)
-        return torch.where(known, x / self.interpolant.at(s, x).alpha, x_0), torch.where(
-            known, 0.0, eps
-        )
+        x_0 = torch.where(known, x / self.interpolant.at(s, x).alpha, x_0)
+        unknown = like(torch.where(t == s, 0.0, torch.nan), x)
+        return x_0, torch.where(known, unknown, eps)
 
 
 @final
