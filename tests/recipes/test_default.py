@@ -1,4 +1,4 @@
-"""What the arguments of `default` say is what its draws and terms are: shares of all rows, legs, what is read, what is remembered."""
+"""What the arguments of `default` say: shares of all rows, legs, what the network predicts, what is remembered."""
 
 import pytest
 import torch
