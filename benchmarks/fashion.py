@@ -2,12 +2,15 @@
 
     python benchmarks/fashion.py            all stages: about 70 minutes on two cores, one thread a run
     python benchmarks/fashion.py evaluate   one stage: teacher, baseline, flow_map or evaluate
+    python benchmarks/fashion.py both_ways  the map that benchmarks/fashion_control.py and tune.py are about: 50 minutes more
 
 One model is trained by flow matching first (`teacher`). From its weights, the same time is spent twice: on more flow
 matching (`baseline`) and on compositional distillation with the guidance folded in (`flow_map`). Both have had the same time
 then, the teacher's included. The baseline is walked with and without classifier-free guidance, at the scale that suits it
 best. Results and pictures: benchmarks/fashion.json, benchmarks/fashion*.png. In the stored results the map had 840 seconds of
 the second half and the baseline 1,200, beside other work on the machine; the seconds of every run are in the json.
+
+`both_ways` is a map that inverts as well: its jumps go up to the noise too, and there and back. It is measured by the two others.
 """
 
 import json
@@ -50,20 +53,31 @@ def configs() -> dict[str, Config]:
     if not (RUNS / "teacher" / "checkpoints").exists():
         return {"teacher": teacher}
     second_half = Run(steps=10**6, seconds=SECOND_HALF, lr=5e-4, **COMMON)
+    down = {"anchor": "teacher", "channels": 0, "diagonal": 0.5, "starts": 0.3, "ends": 0.3}
     return {
         "teacher": teacher,
         "baseline": teacher.model_copy(update={"init": str(RUNS / "teacher"), "run": second_half}),
         "flow_map": Config(
             recipe="psd",
-            set={"anchor": "teacher", "channels": 0, "diagonal": 0.5, "starts": 0.3, "ends": 0.3},
+            set=down,
             teacher=str(RUNS / "teacher"),
             guidance=GuidanceConfig(scale=GUIDANCE, dropout=0.1),
             run=second_half,
             **NET,
         ),
+        "both_ways": Config(
+            recipe="psd",
+            set=down | {"diagonal": 0.3, "both": True, "back": 0.2},
+            teacher=str(RUNS / "teacher"),
+            guidance=GuidanceConfig(scale=GUIDANCE, dropout=0.2),
+            run=Run(steps=10**6, seconds=BOTH_WAYS, lr=1e-3, **COMMON | {"compile": "no", "save_every": 500}),
+            **NET,
+        ),
     }
 
 
+BOTH_WAYS = 3000.0
+"""Seconds of the map that inverts."""
 GUIDANCE = 1.5
 """Guidance scale folded into the map."""
 SCALES = (1.0, 1.25, 1.5, 2.0)

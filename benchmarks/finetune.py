@@ -4,7 +4,7 @@ Writes finetune.json. Equal cost is equal forward-pass equivalents times samples
 regression of the velocity on the new data alone, its steps are cheaper and so there are more of them; retraining starts from
 random weights, sees the new data alone and learns by the recipe of the map. Every map is drawn in 1, 2 and 4 jumps; Frechet
 distances in pixels to all real digits of each half, and the share of samples that a support vector machine recognises as the
-class that was asked for. Mean of SEEDS of everything but the map before, and the error of that mean. About five minutes of one
+class that was asked for. Mean of SEEDS of everything but the map before, and the error of that mean. About fifteen minutes of one
 core; what lies in runs/finetune already is used as it is.
 """
 
@@ -31,7 +31,7 @@ from flowmaps.report.change import STEPS, drawn
 from flowmaps.train import checkpoint
 
 FAST = os.environ.get("FLOWMAPS_FAST") == "1"
-LENGTH, BATCH, COUNT, SEEDS = (6, 128, 100, (0, 1)) if FAST else (2000, 128, 2000, (0,))
+LENGTH, BATCH, COUNT, SEEDS = (6, 128, 100, (0, 1)) if FAST else (2000, 128, 2000, (0, 1, 2))
 NET = "mlp-tiny" if FAST else "mlp-small"
 HERE = Path(__file__).parent
 PLACE = Path(tempfile.mkdtemp()) if FAST else HERE.parent / "runs" / "finetune"

@@ -114,6 +114,20 @@ def test_emoji_have_names_and_colours() -> None:
     assert red > green + 0.2
 
 
+def test_emoji_tell_their_own_picture_from_others() -> None:
+    """Noise up to what separates two is forgiven; another's picture is not; the distance is a root of mean squares."""
+    try:
+        data = load("emoji")
+    except DataError:
+        pytest.skip("the font is not installed")
+    rows = torch.tensor([3, 17, 400, 901])
+    x, _ = data.batch(rows)
+    noisy = data.scores(x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), rows)
+    assert noisy["found"] == 1
+    assert noisy["distance"] == pytest.approx(0.1, rel=0.02)
+    assert data.scores(x[[0, 1, 2, 1]], rows)["found"] == 0.75
+
+
 def test_a_text_model_needs_captions_and_its_package(folder, monkeypatch) -> None:
     assert read_by(load("toy:moons"), None).name == "toy:moons"
     with pytest.raises(DataError, match="expected captions"):

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from flowmaps.core.flow_map import NetFlowMap
 from flowmaps.core.interpolant import linear, trig
 from flowmaps.errors import RecipeError
-from flowmaps.learn.endpoints import Endpoint, Inverse
+from flowmaps.learn.endpoints import Endpoint, Inverse, Return
 from flowmaps.learn.objective import Objective, Recipe, Term
 from flowmaps.learn.rules import Points
 from flowmaps.learn.states import Stored
@@ -45,6 +46,7 @@ def test_residuals_vanish_at_the_exact_map(make, gen) -> None:
     assert_close(prediction, target, atol=1e-7, rtol=0)
     assert_close(target[:, 0], b.v)
     assert_close(target[:, 1], math.sqrt(2.5) * b.x)
+    assert_close(*Return()(world.flow_map, b, objective(world, Return())))
 
 
 def test_endpoint_skips_jumps_of_length_zero(gen) -> None:
@@ -58,3 +60,22 @@ def test_endpoint_skips_jumps_of_length_zero(gen) -> None:
 def test_the_inverse_rule_needs_its_place() -> None:
     with pytest.raises(RecipeError, match="expected place > 0, got 0"):
         Inverse(place=0)
+
+
+def test_there_and_back_is_what_is_lost_on_the_way(gen) -> None:
+    """(u' - u)(s - t) is where the map returns to, less where it began; and both jumps learn from it."""
+    world = worlds.rotated()
+    b = points(world, gen)
+    s, _, t = b.times
+    up, down = torch.nn.Parameter(torch.tensor(0.7)), torch.nn.Parameter(torch.tensor(-0.4))
+
+    def net(x, s, t):
+        return torch.sin(3 * x) * torch.where(t > s, up, down)[:, None] + x.flip(1)
+
+    f = NetFlowMap(net, world.interpolant)
+    prediction, target = Return()(f, b, objective(world, Return()))
+    lost = f(f(b.x, s, t), t, s) - b.x
+    assert_close((prediction - target) * (s - t)[:, None], lost)
+    assert lost.abs().max() > 0.05
+    (prediction - target).square().sum().backward(inputs=[up, down])
+    assert min(up.grad.abs(), down.grad.abs()) > 0.01

@@ -18,7 +18,7 @@ from flowmaps.core.interpolant import INTERPOLANTS
 from flowmaps.core.oracle import ExactFlowMap
 from flowmaps.core.parametrization import Average, Boundary, Denoised, EDMTwoTime
 from flowmaps.core.solver import RK4
-from flowmaps.learn.endpoints import Endpoint, Inverse
+from flowmaps.learn.endpoints import Endpoint, Inverse, Return
 from flowmaps.learn.legs import ShortLeg
 from flowmaps.learn.objective import Objective, Recipe, Term
 from flowmaps.learn.rules import Compositional, DiagonalRule, Eulerian, Lagrangian, Points
@@ -49,6 +49,7 @@ RULES = {
     "compositional": Compositional(),
     "inverse": Inverse("teacher"),
     "endpoint": Endpoint(),
+    "return": Return(),
 }
 
 

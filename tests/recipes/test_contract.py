@@ -74,6 +74,7 @@ VARIANTS = {
     "emd-skew": lambda: recipes.get("emd", through="target", skew=1.8, starts=0.2, ends=0.2),
     "lsd-target": lambda: recipes.get("lsd", through="target", diagonal=0.5, compose=0.2),
     "psd-teacher": lambda: recipes.get("psd", anchor="teacher", channels=0, starts=0.3, ends=0.3),
+    "psd-both-ways": lambda: recipes.get("psd", channels=0, both=True, back=0.2, ends=0.2),
     "psd-midpoint": lambda: recipes.get("psd", split="midpoint"),
     "mean_flow-trig": lambda: replace(
         recipes.get("mean_flow"), interpolant=trig(), parametrization=EDMTwoTime(trig(), 0.6)
@@ -108,6 +109,22 @@ def test_shares_and_skew_move_the_times_where_they_say(gen) -> None:
     shares = [term.share for term in recipes.get("lsd", diagonal=0.5, compose=0.2).terms]
     assert shares == pytest.approx([0.5, 0.3, 0.2])
     assert recipes.get("psd", anchor="teacher", channels=0).needs_teacher
+
+
+def test_psd_goes_both_ways_and_back(gen) -> None:
+    """Half of the jumps go up, some of them from clean data; a share of the rows returns."""
+    both = recipes.get("psd", diagonal=0.5, both=True, back=0.2, starts=0.3, ends=0.2)
+    assert [term.share for term in both.terms] == pytest.approx([0.5, 0.3, 0.2])
+    assert [term.label for term in both.terms] == ["diagonal", "compositional", "return"]
+    for term in both.terms[1:]:
+        s, _, t = term.times(20_000, gen)
+        assert abs((t > s).float().mean() - 0.5) < 5 * (0.25 / 20_000) ** 0.5
+        assert abs((s == 0).float().mean() - 0.1) < 5 * (0.09 / 20_000) ** 0.5
+    assert "starodubcev2024icd" in both.cite
+    down = recipes.get("psd").terms[1].times(1000, gen)
+    assert (down.t <= down.s).all()
+    with pytest.raises(RecipeError, match="back=0.2 goes up and down: it needs both=True"):
+        recipes.get("psd", back=0.2)
 
 
 def test_guided_recipe_learns(gen) -> None:

@@ -84,7 +84,8 @@ def schedule(scheduler: Any, prediction: str | None = None) -> Schedule:
     kind = prediction or config.get("prediction_type")
     if name.startswith(("SCM", "TrigFlow")):
         return _trigflow(scheduler, kind, name)
-    if name.startswith("FlowM") or config.get("use_flow_sigmas") or kind == "flow_prediction":
+    flows = name.startswith("FlowM") and not isinstance(scheduler, FlowMapDDIMScheduler)
+    if flows or config.get("use_flow_sigmas") or kind == "flow_prediction":
         if kind not in (
             None,
             "flow_prediction",

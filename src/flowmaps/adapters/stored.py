@@ -13,7 +13,7 @@ from ..core.flow_map import NetFlowMap
 from ..core.interpolant import INTERPOLANTS, Interpolant
 from ..core.parametrization import Average, Denoised
 from ..errors import AdapterError
-from .carried import FlowMapModel
+from . import carried
 from .denoiser import Denoiser, OnPath
 from .diffusers import add_lora, denoiser, read
 from .schedule import Schedule, schedule
@@ -55,7 +55,7 @@ def build(about: Json, *, local: bool = False) -> NetFlowMap:
 
 def _class(config: Json) -> Any:
     name = config["_class_name"]
-    found = FlowMapModel if name == "FlowMapModel" else getattr(diffusers, name, None)
+    found = getattr(diffusers, name, None) or getattr(carried, name, None)
     if found is None:
         raise AdapterError(
             f"the checkpoint holds a {name}, which diffusers {diffusers.__version__} does not have: install one that has"

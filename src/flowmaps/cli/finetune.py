@@ -6,9 +6,10 @@ Examples:
   flowmaps finetune --resume runs/photos                 go on after Ctrl-C, a crash or a reboot
   flowmaps sample runs/photos --steps 1 --out samples.png
 
-MAP is a run of flowmaps train or flowmaps distill. Classes of the new data that the map does not know are added to it; of a map
-that reads text the new data need captions. At the end quality at 1, 2 and 4 steps is reported, before and after, on the
-new data and on what the old map drew: RUN/finetune.json.
+MAP is a run of flowmaps train or flowmaps distill, or a map's folder in diffusers' layout; of maps of diffusers RUN/distilled is
+such a folder in the end. Classes of the new data that the map does not know are added to it; of a map that reads text the new data
+need captions. At the end quality at 1, 2 and 4 steps is reported, before and after, on the new data and on what the old map
+drew: RUN/finetune.json.
 """
 
 from dataclasses import dataclass, field
@@ -90,6 +91,7 @@ def _finetune(config: Config, out: Path, *, resume: bool) -> int:
     from ..report.change import change
     from ..report.previews import Previews
     from ..train import checkpoint, finetune
+    from ..train.distil import save_changed
     from ..train.hooks import Progress
 
     say(
@@ -109,7 +111,12 @@ def _finetune(config: Config, out: Path, *, resume: bool) -> int:
         new = checkpoint.load(out).flow_map
         rows = change(parts.data, old.flow_map, new, classes=len(old.classes))
         checkpoint.write_json(out / "finetune.json", {"frechet": rows})
-        print(f"{out}  (checkpoints, previews, metrics.jsonl, finetune.json)\nFrechet distance:")
+        note = f"{config.init}, taught {config.data} by `{config.recipe}` of flowmaps, {state.step} steps. Frechet distances."
+        save_changed(state, parts, out, rows, note)
+        print(f"{out}  (checkpoints, previews, metrics.jsonl, finetune.json)")
+        if (out / "distilled").exists():
+            print(f"{out}/distilled  (diffusers)")
+        print("Frechet distance:")
         cells = [
             [str(v) if k in ("data", "steps") else f"{v:.4g}" for k, v in row.items()]
             for row in rows

@@ -2,6 +2,7 @@ r"""Rules that compare endpoints: of a known trajectory, or of a way there and b
 
 Endpoint   u(x_s, s, t) = (x_t - x_s) / (t - s) on a trajectory of the teacher     (CMT, distilled reflow)
 Inverse    X(X(x, t, s), s, t) = x, and its speed is the velocity at x             (flow map matching)
+Return     X(X(x, s, t), t, s) = x                                                (a map that inverts itself)
 """
 
 from dataclasses import dataclass
@@ -82,3 +83,22 @@ class Inverse:
         )
         root = self.place**0.5
         return torch.stack([speed, root * back], 1), torch.stack([v, root * b.x], 1)
+
+
+@final
+@dataclass(frozen=True)
+class Return:
+    r"""There and back without a derivative: $X(X(x,s,t),t,s) = x$, in mean velocities $u(X(x,s,t),t,s) = u(x,s,t)$.
+
+    The compositional rule with its end at its source, so that a jump up inverts a jump down. Nothing is detached, and any
+    invertible map obeys it: it goes beside terms that say which map. Needs a law of times with `both=True`.
+
+    Source:
+        Starodubcev et al. 2024 (iCD, arXiv:2406.14539), the preservation losses, between any two times.
+    """
+
+    def __call__(self, f: FlowMap, b: Points, models: Models) -> tuple[Tensor, Tensor]:
+        s, _, t = b.times
+        away = f.mean_velocity(b.x, s, t, **b.cond)
+        there = b.x + like(t - s, b.x) * away
+        return f.mean_velocity(there, t, s, **b.cond), away

@@ -233,17 +233,22 @@ class SortedPair:
 
 
 def skewed(
-    skew: float | None = None, starts: float = 0.0, ends: float = 0.0, split: Law = Uniform()
+    skew: float | None = None,
+    starts: float = 0.0,
+    ends: float = 0.0,
+    split: Law = Uniform(),
+    *,
+    both: bool = False,
 ) -> SortedPair:
     """Uniform pairs; with a `skew`, sources are logit-normal(skew / 2, 1.6) and targets logit-normal(-skew, 1.6).
 
-    That is nearer to where few-step samplers jump, and where residuals are largest (the audit shows it). `starts` and `ends`
-    are those of `SortedPair`.
+    That is nearer to where few-step samplers jump, and where residuals are largest (the audit shows it). `starts`, `ends` and
+    `both` are those of `SortedPair`.
     """
     if skew is None:
-        return SortedPair(Uniform(), split=split, starts=starts, ends=ends)
+        return SortedPair(Uniform(), split=split, both=both, starts=starts, ends=ends)
     early, late = LogitNormal(skew / 2, 1.6), LogitNormal(-skew, 1.6)
-    return SortedPair(early, target=late, split=split, starts=starts, ends=ends)
+    return SortedPair(early, target=late, split=split, both=both, starts=starts, ends=ends)
 
 
 @final

@@ -43,6 +43,9 @@ Json = dict[str, Any]
 ADAPTERS = {"diffusers": "flowmaps.adapters.stored"}
 """Families of networks that are not ours: modules with `describe(flow_map) -> Json` and `build(Json, local=) -> NetFlowMap`."""
 
+FOLDERS = {"model_index.json": "flowmaps.adapters.folder"}
+"""Folders of other libraries by a file in them: modules with `read(folder)`, which is `read` of such a folder."""
+
 _KEYS = ("step", "seconds", "bytes", "recipe", "data", "averages")  # what every about.json has
 
 
@@ -148,11 +151,15 @@ def locate(path: str | Path) -> Path:
 
 
 def read(path: str | Path) -> tuple[Json, dict[str, torch.Tensor]]:
-    """Manifest and tensors of a checkpoint.
+    """Manifest and tensors of a checkpoint, or of a folder of another library that is read as one.
 
     Raises:
         CheckpointError: If it is missing, truncated, foreign or written by a newer version.
+        AdapterError: If a folder of diffusers is broken.
     """
+    reader = _foreign(path)
+    if reader is not None:
+        return import_module(reader).read(Path(path))
     place = locate(path)
     about = _manifest(place)
     weights = place / "state.safetensors"
@@ -165,6 +172,11 @@ def read(path: str | Path) -> tuple[Json, dict[str, torch.Tensor]]:
         return about, load_file(weights)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{weights} cannot be read ({error}); {_earlier(place)}") from error
+
+
+def _foreign(path: str | Path) -> str | None:
+    """Who reads a folder that is none of ours."""
+    return next((FOLDERS[name] for name in FOLDERS if (Path(path) / name).is_file()), None)
 
 
 def _earlier(place: Path) -> str:
@@ -329,7 +341,8 @@ def load(
     except (RuntimeError, KeyError) as error:
         fit = "the network that was given" if net is not None else "its own description"
         raise CheckpointError(f"the weights of {path} do not fit {fit} ({error})") from error
-    return Checkpoint(flow_map.to(device).eval().requires_grad_(False), about, locate(path))
+    place = Path(path) if _foreign(path) else locate(path)
+    return Checkpoint(flow_map.to(device).eval().requires_grad_(False), about, place)
 
 
 def resume(path: str | Path, state: State) -> None:

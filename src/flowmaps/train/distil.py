@@ -244,17 +244,41 @@ def distil(
     parts = prepare(config, out / "cache")
     state = parts.fit(config.run, out=out, resume=resume, hooks=hooks)
     if state.progress(config.run) >= 1 and not parts.recipe.local:
-        from ..adapters.export import save
-
-        student = state.averaged().cpu()
-        assert isinstance(student, NetFlowMap)
+        student = _learned(state)
         note = f"Distilled by `{parts.recipe.name}` of flowmaps, {state.step} steps, data: {config.data}."
-        save(
-            student,
-            out / "distilled",
-            pipeline=config.teacher,
-            results=measure(student, parts),
-            notes=note,
-            overwrite=True,
-        )
+        _save(student, out, config.teacher, measure(student, parts), note)
     return state
+
+
+def save_changed(
+    state: State, parts: Prepared, out: Path, rows: Sequence[Mapping[str, Any]], note: str
+) -> None:
+    """A fine-tuned map of diffusers as its folder, `out/distilled`; of another map nothing is written.
+
+    Args:
+        state: What was learned.
+        parts: What `train.finetune.prepare` made.
+        out: Folder of the run.
+        rows: The table on the model card.
+        note: A paragraph there.
+    """
+    if parts.about.get("pipeline"):
+        from ..adapters.folder import around
+
+        student = _learned(state)
+        _save(student, out, around(parts.about["pipeline"], student), rows, note)
+
+
+def _learned(state: State) -> NetFlowMap:
+    """The averaged student."""
+    student = state.averaged().cpu()
+    assert isinstance(student, NetFlowMap)
+    return student
+
+
+def _save(
+    student: NetFlowMap, out: Path, pipeline: object, rows: Sequence[Mapping[str, Any]], note: str
+) -> None:
+    from ..adapters.export import save
+
+    save(student, out / "distilled", pipeline=pipeline, results=rows, notes=note, overwrite=True)

@@ -120,8 +120,10 @@ def prepare(config: Config) -> Prepared:
     saved = checkpoint.load(config.init)
     told = saved.about["data"]
     if saved.about["flow_map"]["local"]:
+        distil = f"distill --teacher {config.init}"
+        teach = distil if "pipeline" in saved.about else f"train flow_matching --init {config.init}"
         raise CheckpointError(
-            f"{config.init} is a model of velocities, not a few-step map: flowmaps train flow_matching --init {config.init}"
+            f"{config.init} is a model of velocities, not a few-step map: flowmaps {teach}"
         )
     change = config.change or ChangeConfig()  # pyright: ignore[reportCallIssue]
     new = _new_data(config, saved)
@@ -141,6 +143,8 @@ def prepare(config: Config) -> Prepared:
         "config": config.model_dump(mode="json"),
         "start": config.init,
     }
+    if saved.about.get("pipeline"):
+        about["pipeline"] = saved.about["pipeline"]
     return Prepared(recipe, flow_map, data, None, about)
 
 

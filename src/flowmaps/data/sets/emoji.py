@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor
 
 from flowmaps.data.captions import CaptionedImages
 from flowmaps.data.images import ImageCache
@@ -21,7 +25,25 @@ STRIKE = 109  # the one size that the font holds, in pixels
 TESTED = 10  # every tenth emoji is held back for the split "test"
 
 
-def emoji(ask: Ask) -> CaptionedImages:
+@final
+@dataclass(frozen=True, eq=False)
+class Emoji(CaptionedImages):
+    """Emoji, which tell whether a picture is the one that was asked for: it is nearer to it than to any other."""
+
+    def scores(self, x: Tensor, index: Tensor) -> dict[str, float]:
+        """As `Judging.scores`: the share of samples whose nearest emoji is their own, and how far in root mean squares it is."""
+        known = self.batch(torch.arange(len(self)))[0].flatten(1)
+        apart = torch.cdist(x.cpu().float().flatten(1), known)
+        own = apart.gather(1, index.cpu()[:, None])[:, 0]
+        # some signs are drawn alike: a tie is no mistake
+        found = own <= apart.min(1).values * (1 + 1e-5)
+        return {
+            "found": float(found.double().mean()),
+            "distance": float(own.mean()) / known.shape[1] ** 0.5,
+        }
+
+
+def emoji(ask: Ask) -> Emoji:
     """Some 1,300 pictures on white with names such as "grinning face", 32 pixels wide unless another size is asked for.
 
     Raises:
@@ -41,9 +63,7 @@ def emoji(ask: Ask) -> CaptionedImages:
     size = 32 if ask.size is None else ask.size
     # as many words as the longest of all names, so that both splits fit one network
     reader = words_for([unicodedata.name(sign).lower() for sign in signs])
-    return CaptionedImages(
-        ask.name, ImageCache(lambda i: _drawn(font, kept[i]), size, 3), texts, reader
-    )
+    return Emoji(ask.name, ImageCache(lambda i: _drawn(font, kept[i]), size, 3), texts, reader)
 
 
 def _signs(font: Path) -> list[str]:

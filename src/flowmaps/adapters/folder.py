@@ -1,0 +1,108 @@
+# The extra may not be installed.
+# pyright: basic, reportMissingImports=false, reportPrivateImportUsage=false
+"""A folder of diffusers read as a checkpoint of ours, so that every command takes one: a map, or a model that is walked."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import diffusers
+from torch import Tensor
+
+from ..core.flow_map import NetFlowMap
+from ..errors import AdapterError
+from ..train.checkpoint import describe_map
+from .carried import FILE
+from .denoiser import classes_of, second_time, shape_of
+from .diffusers import denoiser, velocity
+from .export import load
+from .export import shape_of as stated_shape
+from .load import COMPONENTS, component, index_of, opened
+from .prompts import Piped, reads_text
+from .stored import describe
+from .vae import VaeCodec
+
+Json = dict[str, Any]
+
+
+def read(folder: Path) -> tuple[Json, dict[str, Tensor]]:
+    """Manifest and tensors as `flowmaps.train.checkpoint.read` gives them: weights that are their own average.
+
+    Raises:
+        AdapterError: If the folder is broken, or does not say what shape its points have.
+    """
+    one_time = second_time(opened(folder)[0]) is None
+    flow_map = velocity(folder) if one_time else load(folder)
+    about = {
+        "flow_map": describe_map(flow_map, describe(flow_map)),
+        "recipe": {
+            "name": type(denoiser(flow_map).model).__name__,
+            "set": {},
+            "value": str(folder),
+        },
+        "data": _told(folder, flow_map),
+        "averages": [0.0],
+        "step": 0,
+        "seconds": 0.0,
+        "pipeline": str(folder),
+    }
+    weights = flow_map.state_dict()
+    tensors = {f"student.{name}": value for name, value in weights.items()}
+    averaged = {name: weights[name] for name, _ in flow_map.named_parameters()}
+    return about, tensors | {f"ema.0.{name}": value for name, value in averaged.items()}
+
+
+def _told(folder: Path, flow_map: NetFlowMap) -> Json:
+    """What a checkpoint says of its data, as far as a folder knows it: shape, classes by number, autoencoder, texts."""
+    model = denoiser(flow_map).model
+    codec = None if component(folder, "vae") is None else VaeCodec(folder)
+    shape = codec.shape if codec else shape_of(model) or stated_shape(folder, flow_map)
+    pictured = codec.data_shape if codec else shape
+    classes = [str(k) for k in range(classes_of(model) or 0)]
+    about: Json = {"name": "", "shape": list(shape), "classes": classes, "size": pictured[-1]}
+    about["conditions"] = ["label"] if classes else []
+    if codec is not None:
+        about |= {"codec": codec.name, "decoded": list(pictured)}
+    if reads_text(folder):
+        reader = Piped(str(folder), tuple(sorted(denoiser(flow_map).names)), pictured[-1])
+        about |= {"text": reader.settings, "examples": [""], "conditions": list(reader([""]))}
+    return about
+
+
+def around(folder: str | Path, flow_map: NetFlowMap) -> Any:
+    """The pipeline of a folder, for `export.save`: a map's with this map in it, since the folder's own code is not run.
+
+    Args:
+        folder: What `save_pretrained` or `export.save` wrote.
+        flow_map: A map of `adapters.diffusers`.
+
+    Returns:
+        A pipeline of diffusers, the folder itself where it is one, or None where a plain pipeline travels in it.
+    """
+    index = index_of(str(folder))
+    name = index.get("_class_name", "")
+    if isinstance(name, str):
+        return folder
+    base = getattr(diffusers, name[1].removeprefix("FlowMap"), None)
+    if base is None:
+        return None
+    net, ours = denoiser(flow_map), {k: v for k, v in index.items() if _carried(v)}
+    part = next((each for each in COMPONENTS if each in index), None)
+    if part is None:
+        raise AdapterError(f"{folder} holds no {' or '.join(COMPONENTS)}")
+    with TemporaryDirectory() as place:
+        # diffusers runs the code of a folder, or refuses it whole: a view of it without
+        for each in Path(folder).iterdir():
+            if each.is_dir() and each.name not in ours:
+                (Path(place) / each.name).symlink_to(each.resolve())
+        plain = {k: v for k, v in index.items() if k not in ours} | {"_class_name": base.__name__}
+        (Path(place) / "model_index.json").write_text(json.dumps(plain))
+        made = base.from_pretrained(place, **{part: net.model, "scheduler": net.schedule.scheduler})
+    made.register_to_config(_name_or_path=str(folder))
+    return made
+
+
+def _carried(value: Any) -> bool:
+    """Whether an entry of an index is one of the file that travels along."""
+    return isinstance(value, list | tuple) and bool(value) and value[0] == FILE
