@@ -188,21 +188,22 @@ def test_a_memory_has_room_for_so_many_bytes(
         return torch.full((4, 3), float(step)), {"label": torch.full((4,), step)}
 
     monkeypatch.setattr(memory, "LIMIT", limit)
-    straight, later = memory.Memory(11, 4, read), memory.Memory(11, 4, read)
-    assert straight.before(0, torch.neg) is None
+    straight, steps = memory.Memory(11, 4, read), -(-rows // 4)
     for step in range(7):
-        straight.before(step, torch.neg)
+        one = straight.before(step, torch.neg)
+        other = memory.Memory(11, 4, read).before(step, torch.neg)
+        if not rows:
+            assert one is other is None
+            continue
+        assert one is not None
+        assert other is not None
+        # full from the first step on: of steps whose own memory this is not, and never of the step itself
+        come = [k if k >= 0 else k + 6 for k in range(step - steps, step)]
+        assert one.x[:, 0].tolist() == [-float(k) for k in come for _ in range(4)]
+        assert step not in one.told
+        assert torch.equal(one.x, other.x)
+        assert torch.equal(one.told, other.told)
         straight.add(*read(step))
-    one, other = straight.before(7, torch.neg), later.before(7, torch.neg)
-    if not rows:
-        assert one is other is None
-        return
-    assert one is not None
-    assert other is not None
-    steps = -(-rows // 4)
-    assert one.x[:, 0].tolist() == [-float(k) for k in range(7 - steps, 7) for _ in range(4)]
-    assert torch.equal(one.x, other.x)
-    assert torch.equal(one.told, other.told)
 
 
 @pytest.mark.parametrize(

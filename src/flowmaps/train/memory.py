@@ -16,6 +16,9 @@ LIMIT = 2**28
 class Memory:
     """What the last steps read, in their order; where a run goes on it is read again, so it is the same bit for bit.
 
+    It is full from the first step on: what did not come before is read from steps far ahead. So all steps have one shape, and are
+    compiled once.
+
     Args:
         rows: How many rows to keep, rounded up to whole steps; fewer where they are more than `LIMIT` bytes.
         batch: Rows of a step.
@@ -31,8 +34,9 @@ class Memory:
     def before(self, step: int, change: Callable[[Tensor], Tensor]) -> Kept | None:
         """The rows before a step, changed at random as the batch is, so that they have its law; None if there are none."""
         if not self.kept:
-            for k in range(max(0, step - self.steps), step):
-                self.add(*self.read(k))
+            ahead = 2 * self.steps  # beyond all steps whose memory they are in: a row's own sample may not come twice
+            for k in range(step - self.steps, step):
+                self.add(*self.read(k if k >= 0 else k + ahead))
         if not self.kept:
             return None
         found = together(self.kept)
