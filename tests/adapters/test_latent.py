@@ -103,6 +103,21 @@ def test_from_captions_to_pictures(stable: str, photos: Path, tmp_path: Path) ->
     for words in ([], ["--prompt", "a red dot"]):
         assert main(["sample", str(run), "-n", "2", *words, "--out", str(out)]) == 0
         assert np.load(out).shape == (2, 3, 16, 16)
+    # the folder is the same map for every command, texts and autoencoder included; taught, it is a folder again
+    folder, again, asked = (
+        run / "distilled",
+        tmp_path / "y.npy",
+        ["-n", "2", "--prompt", "a red dot"],
+    )
+    assert main(["sample", str(folder), *asked, "--out", str(again)]) == 0
+    np.testing.assert_allclose(np.load(again), np.load(out), atol=1e-5)
+    taught, mine = ["finetune", str(folder), "--data", str(photos)], tmp_path / "mine"
+    assert main([*taught, *FAST, "--out", str(mine)]) == 0
+    assert (mine / "distilled" / "text_encoder").is_dir()
+    assert main(["sample", str(mine / "distilled"), *asked, "--out", str(again)]) == 0
+    assert np.abs(np.load(again) - np.load(out)).max() > 1e-6
+    walk = ["--solver", "ddim", "--steps", "2", "--out", str(again)]
+    assert main(["sample", stable, *asked, *walk]) == 0
     stamp = latents[0].stat().st_mtime_ns
     assert (
         main(["distill", "--resume", str(run)]) == 0

@@ -122,7 +122,9 @@ def test_emoji_tell_their_own_picture_from_others() -> None:
         pytest.skip("the font is not installed")
     rows = torch.tensor([3, 17, 400, 901])
     x, _ = data.batch(rows)
-    noisy = data.scores(x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), rows)
+    noisy = data.scores(
+        x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), rows
+    )
     assert noisy["found"] == 1
     assert noisy["distance"] == pytest.approx(0.1, rel=0.02)
     assert data.scores(x[[0, 1, 2, 1]], rows)["found"] == 0.75

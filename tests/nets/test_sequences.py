@@ -31,6 +31,8 @@ def test_wide_tokens_take_the_input_along(gen) -> None:
     assert settings["skip"] is True
     assert settings["patch"] == 1
     assert "skip" not in describe_net("dit-tiny", (1, 28, 28))
+    assert describe_net("dit-tiny", (1, 28, 28), skip="yes")["skip"] is True
+    assert "skip" not in describe_net("dit-tiny", (300, 4), skip="no")
     net = build(settings)
     x, s = torch.randn(2, 300, 4, generator=gen), torch.tensor([0.7, 0.2])
     with torch.no_grad():

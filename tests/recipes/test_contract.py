@@ -123,7 +123,7 @@ def test_psd_goes_both_ways_and_back(gen) -> None:
     assert "starodubcev2024icd" in both.cite
     down = recipes.get("psd").terms[1].times(1000, gen)
     assert (down.t <= down.s).all()
-    with pytest.raises(RecipeError, match="back=0.2 goes up and down: it needs both=True"):
+    with pytest.raises(RecipeError, match=r"back=0\.2 goes up and down: it needs both=True"):
         recipes.get("psd", back=0.2)
 
 

@@ -12,6 +12,7 @@ from flowmaps.core.flow_map import NetFlowMap
 from flowmaps.core.interpolant import edm, linear
 from flowmaps.core.parametrization import Denoised
 from flowmaps.errors import CheckpointError, DataError, DerivativeError, RecipeError, TrainingError
+from flowmaps.nets import build, describe_net
 from flowmaps.recipes import get
 from flowmaps.train import checkpoint, fit, machine
 from flowmaps.train.machine import choose
@@ -303,3 +304,19 @@ def test_weights_that_mean_something_else_are_refused(tmp_path):
     assert (
         prepare(config_for(recipe="truncated_consistency", teacher=stage)).about["start"] == stage
     )
+
+
+def test_a_net_with_a_skip_starts_as_one_without(gen) -> None:
+    """Its gains are zero at first; any other misfit is refused as ever."""
+    plain, wide = (
+        NetFlowMap(build(describe_net("dit-tiny", (1, 8, 8), patch=4, skip=skip)))
+        for skip in ("no", "yes")
+    )
+    with torch.no_grad():
+        for weight in [*plain.parameters(), *wide.parameters()]:
+            weight.normal_(std=0.1)
+    start_from(wide, plain, "x")
+    x = torch.randn(3, 1, 8, 8, generator=gen)
+    torch.testing.assert_close(wide(x, 0.9, 0.2), plain(x, 0.9, 0.2), rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match=r"first misfit: net\.last\.weight"):
+        start_from(plain, wide, "x")

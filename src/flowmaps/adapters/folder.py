@@ -2,23 +2,18 @@
 # pyright: basic, reportMissingImports=false, reportPrivateImportUsage=false
 """A folder of diffusers read as a checkpoint of ours, so that every command takes one: a map, or a model that is walked."""
 
-import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import diffusers
 from torch import Tensor
 
 from ..core.flow_map import NetFlowMap
-from ..errors import AdapterError
 from ..train.checkpoint import describe_map
-from .carried import FILE
 from .denoiser import classes_of, second_time, shape_of
 from .diffusers import denoiser, velocity
 from .export import load
 from .export import shape_of as stated_shape
-from .load import COMPONENTS, component, index_of, opened
+from .load import COMPONENTS, component, index_of, opened, plain
 from .prompts import Piped, reads_text
 from .stored import describe
 from .vae import VaeCodec
@@ -80,29 +75,13 @@ def around(folder: str | Path, flow_map: NetFlowMap) -> Any:
     Returns:
         A pipeline of diffusers, the folder itself where it is one, or None where a plain pipeline travels in it.
     """
-    index = index_of(str(folder))
-    name = index.get("_class_name", "")
-    if isinstance(name, str):
+    index, net = index_of(str(folder)), denoiser(flow_map)
+    if isinstance(index.get("_class_name"), str):
         return folder
-    base = getattr(diffusers, name[1].removeprefix("FlowMap"), None)
-    if base is None:
-        return None
-    net, ours = denoiser(flow_map), {k: v for k, v in index.items() if _carried(v)}
-    part = next((each for each in COMPONENTS if each in index), None)
-    if part is None:
-        raise AdapterError(f"{folder} holds no {' or '.join(COMPONENTS)}")
-    with TemporaryDirectory() as place:
-        # diffusers runs the code of a folder, or refuses it whole: a view of it without
-        for each in Path(folder).iterdir():
-            if each.is_dir() and each.name not in ours:
-                (Path(place) / each.name).symlink_to(each.resolve())
-        plain = {k: v for k, v in index.items() if k not in ours} | {"_class_name": base.__name__}
-        (Path(place) / "model_index.json").write_text(json.dumps(plain))
-        made = base.from_pretrained(place, **{part: net.model, "scheduler": net.schedule.scheduler})
+    with plain(folder) as (place, kind):
+        if kind is None:
+            return None
+        part = next(each for each in COMPONENTS if each in index)  # `read` found it
+        made = kind.from_pretrained(place, **{part: net.model, "scheduler": net.schedule.scheduler})
     made.register_to_config(_name_or_path=str(folder))
     return made
-
-
-def _carried(value: Any) -> bool:
-    """Whether an entry of an index is one of the file that travels along."""
-    return isinstance(value, list | tuple) and bool(value) and value[0] == FILE

@@ -3,7 +3,10 @@
 """From what a user has in hand (a pipeline, a folder, a name on the hub, a model) to a denoiser and its scheduler."""
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import diffusers
@@ -56,6 +59,30 @@ def component(source: str | Path, name: str) -> Any:
         return _load(str(source), None, index["_class_name"], None)
     kind = index.get(name, (None, None))[1]
     return None if kind is None else _load(str(source), name, kind, None)
+
+
+@contextmanager
+def plain(folder: str | Path) -> Generator[tuple[str, Any]]:
+    """A folder and its class of diffusers, None if it has none, without the code that travels in the folder of a saved map.
+
+    diffusers runs that code or refuses the folder whole, so of such a folder this is a view that lives while the context does:
+    what is carried, the map and its scheduler, is left out, and the class is the one that the map's follows.
+    """
+    index = index_of(str(folder))
+    name = index.get("_class_name", "")
+    if isinstance(name, str):
+        yield str(folder), getattr(diffusers, name, None)
+        return
+    kind = getattr(diffusers, name[1].removeprefix("FlowMap"), None)
+    ours = {k for k, v in index.items() if isinstance(v, list) and carried.FILE in v}
+    with TemporaryDirectory() as place:
+        for each in Path(folder).iterdir():
+            if each.is_dir() and each.name not in ours:
+                (Path(place) / each.name).symlink_to(each.resolve())
+        left = {k: v for k, v in index.items() if k not in ours}
+        named = left | {"_class_name": getattr(kind, "__name__", name[1])}
+        (Path(place) / "model_index.json").write_text(json.dumps(named), encoding="utf-8")
+        yield place, kind
 
 
 def _component(pipeline: Any) -> nn.Module:

@@ -9,12 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, final
 
-import diffusers
 import torch
 from torch import Tensor
 
 from ..errors import AdapterError
-from .load import COMPONENTS, index_of
+from .load import COMPONENTS, index_of, plain
 
 UNUSED = (*COMPONENTS, "vae", "vocoder", "safety_checker", "image_encoder", "feature_extractor")
 """Parts of a pipeline that no prompt passes through."""
@@ -103,10 +102,10 @@ class Piped:
 @cache
 def _pipeline(folder: str) -> Any:
     """The part of a pipeline that reads prompts."""
-    index = index_of(folder)
-    kind = getattr(diffusers, index.get("_class_name", ""), None)
-    if kind is None or not hasattr(kind, "encode_prompt"):
-        raise AdapterError(
-            f"{folder} is no pipeline with encode_prompt: give data that tell its embeddings (flowmaps.data.Conditioned)"
-        )
-    return kind.from_pretrained(folder, **{name: None for name in UNUSED if name in index})
+    with plain(folder) as (place, kind):
+        if kind is None or not hasattr(kind, "encode_prompt"):
+            raise AdapterError(
+                f"{folder} is no pipeline with encode_prompt: give data that tell its embeddings (flowmaps.data.Conditioned)"
+            )
+        absent = {name: None for name in (*UNUSED, "scheduler") if name in index_of(folder)}
+        return kind.from_pretrained(place, **absent)

@@ -107,7 +107,7 @@ def _next(out: Path, local: bool, config: Config) -> str:
     """Where things are, and what to try."""
     lines = [f"{out}  (checkpoints, previews, metrics.jsonl; tensorboard --logdir {out})", "next:"]
     if local:
-        same = ("data", "size", "net", "patch")  # a student has its teacher's network
+        same = ("data", "size", "net", "patch", "skip")  # a student has its teacher's network
         changed = [key for key in same if getattr(config, key) != Config.model_fields[key].default]
         flags = "".join(f" --{key} {getattr(config, key)}" for key in changed)
         student = out.with_name(f"{out.name}-map")

@@ -1,7 +1,7 @@
 """Networks by name and size, as the command line and checkpoints know them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -48,6 +48,7 @@ def describe_net(
     classes: int = 0,
     guided: bool = False,
     patch: int | None = None,
+    skip: Literal["auto", "yes", "no"] = "auto",
     null: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Complete settings of a named network for data of a given shape.
@@ -58,6 +59,7 @@ def describe_net(
         classes: Number of classes, 0 for none.
         guided: Whether the guidance scale is an input.
         patch: Side of a patch of a dit.
+        skip: Whether a dit's output has its input in it; "auto" where a patch has more numbers than a token.
         null: What stands for "nothing is told" by name (`flowmaps.data.nulls`): the network learns from it what a text is.
 
     Raises:
@@ -73,7 +75,8 @@ def describe_net(
         settings |= {} if text is None else {"text": text}
         settings["patch"] = patch or _patch(shape)
         size = shape[0] * settings["patch"] ** (len(shape) - 1)
-        settings |= {"skip": True} if size > settings["width"] else {}
+        carried = size > settings["width"] if skip == "auto" else skip == "yes"
+        settings |= {"skip": True} if carried else {}
         settings |= {"spread": 1.0} if classes > MANY else {}
     return settings
 

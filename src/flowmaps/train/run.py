@@ -120,6 +120,8 @@ class Config(_Model):
     """Named network: mlp-{tiny,small,base,large} or dit-{tiny,small,base,large}."""
     patch: int | None = Field(None, ge=1)
     """Side of a patch of a dit; by default 4, or 2 for images under 16 pixels."""
+    skip: Literal["auto", "yes", "no"] = "auto"
+    """Carry the noise of a dit's patches around its tokens; auto where a patch has more numbers than a token."""
     labels: bool = True
     """Condition on the classes of the data, if it has any."""
     guidance: GuidanceConfig | None = None

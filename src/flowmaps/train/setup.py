@@ -68,7 +68,13 @@ def prepare(config: Config) -> Prepared:
         recipe = replace(recipe, guidance=make_guidance(config.guidance, null))
     guided = recipe.guidance is not None and recipe.guidance.conditioned
     net = describe_net(
-        config.net, data.shape, classes=len(classes), guided=guided, patch=config.patch, null=null
+        config.net,
+        data.shape,
+        classes=len(classes),
+        guided=guided,
+        patch=config.patch,
+        skip=config.skip,
+        null=null,
     )
     with torch.random.fork_rng(devices=[]):  # torch.nn.init draws from the global generator
         torch.default_generator.manual_seed(config.run.seed)
@@ -141,7 +147,7 @@ def _meaning(flow_map: nn.Module) -> tuple[Any, ...]:
 
 
 def start_from(student: nn.Module, source: nn.Module, name: str) -> None:
-    """Copy the weights of `source`; what the student has beyond it (a guidance scale) stays zero at its anchor.
+    """Copy the weights of `source`; what the student has beyond it (a guidance scale, a skip) stays zero at its anchor.
 
     Raises:
         CheckpointError: If the shapes differ, weights are missing, or the same weights would be another map.
@@ -153,7 +159,8 @@ def start_from(student: nn.Module, source: nn.Module, name: str) -> None:
             f"read as {type(own_read).__name__}, where they would be another map: start from a run of the same path and "
             "parametrization, or leave --init out"
         )
-    weights, own = source.state_dict(), student.state_dict()
+    own = student.state_dict()
+    weights = _with_skip(source.state_dict(), own)
     missing = [key for key in own if key not in weights and ".scale." not in key]
     odd = [key for key in weights if key not in own or own[key].shape != weights[key].shape]
     if missing or odd:
@@ -162,6 +169,15 @@ def start_from(student: nn.Module, source: nn.Module, name: str) -> None:
             "use the same --net, or --init with a checkpoint that fits"
         )
     student.load_state_dict(weights, strict=False)
+
+
+def _with_skip(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a dit without a skip for one with: its gains, the second half of the last layer, begin at zero."""
+    fitted = dict(weights)
+    for key in ("net.last.weight", "net.last.bias"):
+        if key in weights and key in own and len(own[key]) == 2 * len(weights[key]):
+            fitted[key] = torch.cat([weights[key], torch.zeros_like(weights[key])])
+    return fitted
 
 
 def train(
