@@ -40,7 +40,6 @@ COMMON = {
     "compile": "yes",
     "save_every": 2000,
 }
-UNCOMPILED = COMMON | {"compile": "no", "save_every": 500}
 
 
 def configs() -> dict[str, Config]:
@@ -55,14 +54,6 @@ def configs() -> dict[str, Config]:
         return {"teacher": teacher}
     second_half = Run(steps=10**6, seconds=SECOND_HALF, lr=5e-4, **COMMON)
     down = {"anchor": "teacher", "channels": 0, "diagonal": 0.5, "starts": 0.3, "ends": 0.3}
-    both = Config(
-        recipe="psd",
-        set=down | {"diagonal": 0.3, "both": True, "back": 0.2},
-        teacher=str(RUNS / "teacher"),
-        guidance=GuidanceConfig(scale=GUIDANCE, dropout=0.2),
-        run=Run(steps=10**6, seconds=BOTH_WAYS, lr=1e-3, **UNCOMPILED),
-        **NET,
-    )
     return {
         "teacher": teacher,
         "baseline": teacher.model_copy(update={"init": str(RUNS / "teacher"), "run": second_half}),
@@ -74,13 +65,25 @@ def configs() -> dict[str, Config]:
             run=second_half,
             **NET,
         ),
-        "both_first": both,
-        "both_ways": both.model_copy(update={"skip": "yes", "init": str(RUNS / "both_first")}),
+        "both_ways": Config(
+            recipe="psd",
+            set=down | {"diagonal": 0.3, "both": True, "back": 0.15},
+            teacher=str(RUNS / "teacher"),
+            guidance=GuidanceConfig(scale=GUIDANCE, dropout=0.2),
+            run=Run(
+                steps=10**6,
+                seconds=BOTH_WAYS,
+                lr=7e-4,
+                **COMMON | {"compile": "no", "save_every": 500},
+            ),
+            skip="yes",
+            **NET,
+        ),
     }
 
 
-BOTH_WAYS = 2600.0
-"""Seconds of each half of the map that inverts."""
+BOTH_WAYS = 2400.0
+"""Seconds of the map that inverts."""
 GUIDANCE = 1.5
 """Guidance scale folded into the map."""
 SCALES = (1.0, 1.25, 1.5, 2.0)

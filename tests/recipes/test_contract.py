@@ -116,10 +116,11 @@ def test_psd_goes_both_ways_and_back(gen) -> None:
     both = recipes.get("psd", diagonal=0.5, both=True, back=0.2, starts=0.3, ends=0.2)
     assert [term.share for term in both.terms] == pytest.approx([0.5, 0.3, 0.2])
     assert [term.label for term in both.terms] == ["diagonal", "compositional", "return"]
-    for term in both.terms[1:]:
-        s, _, t = term.times(20_000, gen)
-        assert abs((t > s).float().mean() - 0.5) < 5 * (0.25 / 20_000) ** 0.5
-        assert abs((s == 0).float().mean() - 0.1) < 5 * (0.09 / 20_000) ** 0.5
+    for term, up in zip(both.terms[1:], (0.5, 1.0), strict=True):
+        s, w, t = term.times(20_000, gen)
+        assert abs((t > s).float().mean() - up) <= 5 * (up * (1 - up) / 20_000) ** 0.5
+        assert abs((s == 0).float().mean() - 0.2 * up) < 5 * (0.16 / 20_000) ** 0.5
+        assert ((w - s) * (t - w) >= 0).all()
     assert "starodubcev2024icd" in both.cite
     down = recipes.get("psd").terms[1].times(1000, gen)
     assert (down.t <= down.s).all()

@@ -91,7 +91,8 @@ class Return:
     r"""There and back without a derivative: $X(X(x,s,t),t,s) = x$, in mean velocities $u(X(x,s,t),t,s) = u(x,s,t)$.
 
     The compositional rule with its end at its source, so that a jump up inverts a jump down. Nothing is detached, and any
-    invertible map obeys it: it goes beside terms that say which map. Needs a law of times with `both=True`.
+    invertible map obeys it: it goes beside terms that say which map. Give it `Upwards` jumps: asked to bring noise back from
+    data, which hold little of it, a network hides it there, and its samples are speckled.
 
     Source:
         Starodubcev et al. 2024 (iCD, arXiv:2406.14539), the preservation losses, between any two times.

@@ -5,7 +5,7 @@ float32 on the CPU from a generator. Laws with one method to serve are in `jumps
 
     Uniform, LogitNormal, NoiseLevel, UShaped, Fixed    a time; LogUniform a guidance scale
     Diagonal                                            t = s
-    SortedPair, Downwards                               t < s
+    SortedPair, Downwards                               t < s, and Upwards t > s
     ToData                                              t = 0
 """
 
@@ -249,6 +249,18 @@ def skewed(
         return SortedPair(Uniform(), split=split, both=both, starts=starts, ends=ends)
     early, late = LogitNormal(skew / 2, 1.6), LogitNormal(-skew, 1.6)
     return SortedPair(early, target=late, split=split, both=both, starts=starts, ends=ends)
+
+
+@final
+@dataclass(frozen=True)
+class Upwards:
+    """The jumps of another law the other way round: from its targets to its sources, such as from data to noise."""
+
+    law: TimeLaw
+
+    def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
+        s, w, t = self.law(n, generator, progress)
+        return Times(t, w, s)
 
 
 @final
