@@ -24,8 +24,8 @@ from flowmaps.errors import RecipeError
 from flowmaps.learn.objective import Objective
 from flowmaps.testing.zoo import ZOO
 from flowmaps.train import Run, checkpoint, fit
-from flowmaps.train.distil import bind
-from flowmaps.train.run import StudentConfig
+from flowmaps.train.distil import bind, prepare
+from flowmaps.train.run import Config, StudentConfig
 
 SHORT = Run(steps=3, batch=4, lr=1e-3, compile="no", precision="fp32", ema=(0.05,), warmup=0)
 
@@ -207,6 +207,22 @@ def test_the_command_from_a_folder_to_samples(
     assert "| steps | samples | Frechet distance to the data |\n|---|---|---|\n| 1 | 1000 |" in card
     assert main(["distill", *common, "--out", str(tmp_path / "one")]) == 2
     assert "already holds a run" in capsys.readouterr().err
+
+
+def test_stages_of_several_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second run starts at the averaged weights of the first; a map of another model is refused."""
+    folder, first = pipeline(tmp_path / "ddpm"), tmp_path / "first"
+    told = ["--teacher", folder, "--data", "digits", *FAST, "--run.lr", "0.05"]
+    assert main(["distill", *told, "--recipe", "lmd", "--out", str(first)]) == 0
+    for init in (first, first / "distilled"):
+        config = Config(recipe="push_forward", data="digits", teacher=folder, init=str(init))
+        parts = prepare(config, tmp_path / "cache")
+        ours, theirs = parts.flow_map.state_dict(), checkpoint.load(first).flow_map.state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        assert parts.about["start"] == str(init)
+    other = tmp_path / "other"
+    assert main(["distill", *told, "--lora", "2", "--init", str(first), "--out", str(other)]) == 2
+    assert "do not fit the student's network" in capsys.readouterr().err
 
 
 def test_without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,8 @@ class Options:
     """Name or folder of the data; none learns from noise and the teacher alone."""
     recipe: str | None = None
     """By default push_forward with data, ayf_lmd if guided, free_flow without data; arguments by --set.NAME VALUE."""
+    init: Annotated[str | None, arg(metavar="MAP")] = None
+    """Start at a map of the same pipeline, a run or its folder, such as one that another recipe made; by default at the teacher."""
     out: Annotated[Path | None, arg(metavar="RUN")] = None
     """Folder of the run; by default runs/RECIPE-DATA."""
     resume: Annotated[bool, arg(metavar="[RUN]")] = False
@@ -82,6 +84,7 @@ def _config(options: Options, settings: dict[str, Any], *, guided: bool) -> Conf
         data=options.data,
         size=options.size,
         teacher=options.teacher,
+        init=options.init,
         student=options.student,
         guidance=options.guidance if guided else None,
         run=options.run,

@@ -23,7 +23,7 @@ from ..recipes import get
 from . import checkpoint
 from .hooks import Hook
 from .run import Config, StudentConfig
-from .setup import Prepared, make_guidance
+from .setup import Prepared, make_guidance, start_from
 from .state import State
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def prepare(config: Config, cache: Path | None = None) -> Prepared:
         RecipeError: For an unknown recipe, or one that needs data or reads its network in a way of its own.
         DataError: For data that is missing, broken or of another shape.
         AdapterError: For a folder that is not understood.
+        CheckpointError: If it starts at a map of another model or path.
     """
     from ..adapters.constant import constants
     from ..adapters.diffusers import denoiser, velocity
@@ -62,6 +63,8 @@ def prepare(config: Config, cache: Path | None = None) -> Prepared:
     if config.guidance is not None:
         recipe = replace(recipe, guidance=make_guidance(config.guidance, null))
     parts = bind(recipe, teacher, data, settings, config.run.seed)
+    if config.init is not None:
+        start_from(parts.flow_map, checkpoint.load(config.init).flow_map, config.init)
     described: dict[str, Any] = parts.about["data"] | {
         "name": config.data,
         "size": config.size,
@@ -76,7 +79,7 @@ def prepare(config: Config, cache: Path | None = None) -> Prepared:
         "data": described,
         "config": config.model_dump(mode="json"),
         "pipeline": config.teacher,
-        "start": config.teacher,
+        "start": config.init or config.teacher,
     }
     return replace(parts, about=parts.about | about)
 
