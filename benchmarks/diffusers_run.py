@@ -1,11 +1,12 @@
 """A real run through diffusers: a UNet2DModel is a DDPM of digits, is distilled from its folder, and sampled by diffusers alone.
 
 Writes diffusers_run.json and docs/pictures/diffusers.png. The teacher is trained as diffusers' own example does (epsilon, linear
-betas, AdamW, cosine, EMA); `flowmaps distill` makes the map of the folder that `DDPMPipeline.save_pretrained` wrote; every row of
-the table is drawn by a process in which flowmaps cannot be imported, in batches of 250, in rounds of one batch of every row, so
-that whatever else the machine does falls on all alike; seconds are the median of the rounds. Frechet distances in pixels to all
-1,797 digits, of 2,000 samples (DDPM: 250; a distance of few samples is too large). About 25
-minutes of one core; what lies in runs/diffusers already is used as it is. Needs the extra: pip install 'flowmaps[diffusers]'.
+betas, AdamW, cosine, EMA); `flowmaps distill` makes the map of the folder that `DDPMPipeline.save_pretrained` wrote, in two
+stages: `default` learns the jumps from the data, starting as the teacher, and `psd` joins two of them to the one from pure noise.
+Every row of the table is drawn by a process in which flowmaps cannot be imported, in batches of 250, in rounds of one batch of
+every row, so that whatever else the machine does falls on all alike; seconds are the median of the rounds. Frechet distances in
+pixels to all 1,797 digits, of 2,000 samples (DDPM: 250; a distance of few samples is too large). About 45 minutes of one core;
+what lies in runs/diffusers already is used as it is. Needs the extra: pip install 'flowmaps[diffusers]'.
 """
 
 # %% the extra
@@ -33,7 +34,7 @@ from flowmaps.train import checkpoint
 HERE = Path(__file__).parent
 FAST = os.environ.get("FLOWMAPS_FAST") == "1"
 PLACE = HERE.parent / "runs" / ("diffusers-fast" if FAST else "diffusers")
-TEACHER, STUDENT, BATCH = (5, 5, 10) if FAST else (3000, 1600, 250)
+TEACHER, FIRST, SECOND, BATCH = (5, 3, 3, 10) if FAST else (3000, 5000, 1500, 250)
 COUNT, FEW = (20, 20) if FAST else (2000, 250)
 DATA = load("digits")
 X, _ = DATA.batch(torch.arange(len(DATA)))
@@ -66,13 +67,19 @@ def teacher(folder: Path) -> None:
 
 if not (PLACE / "teacher").exists():
     teacher(PLACE / "teacher")
-if not (PLACE / "map" / "distilled").exists():
-    # more jumps from pure noise, where a few-step sampler starts
-    settings = [f"--teacher={PLACE}/teacher", "--data=digits", f"--run.steps={STUDENT}", "--run.batch=128", "--run.lr=1e-3",
-                "--run.precision=fp32", "--floor=0.2", "--set.starts=0.4", "--set.skew=-1", "--set.leg=0.05", "--set.half=0.2",
-                f"--out={PLACE}/map"]  # fmt: skip
-    begun = (PLACE / "map" / "config.json").exists()
-    assert main(["distill", *(["--resume", f"{PLACE}/map"] if begun else settings)]) == 0
+COMMON = [f"--teacher={PLACE}/teacher", "--data=digits", "--run.batch=128", "--run.precision=fp32", "--floor=0.2"]
+STAGES = {
+    "first": ["--recipe=default", "--set.predict=velocity", f"--run.steps={FIRST}", "--run.lr=1e-3"],
+    # a jump from pure noise is two jumps, which the first stage has learned
+    "map": ["--recipe=psd", "--set.channels=0", "--set.diagonal=0.5", "--set.starts=0.6", "--set.ends=0.5",
+            f"--init={PLACE}/first", f"--run.steps={SECOND}", "--run.lr=5e-4"],
+}  # fmt: skip
+for name, settings in STAGES.items():
+    run = PLACE / name
+    if not (run / "distilled").exists():
+        begun = (run / "config.json").exists()
+        told = ["--resume", str(run)] if begun else [*COMMON, *settings, f"--out={run}"]
+        assert main(["distill", *told]) == 0
 
 
 # %% sampling, by diffusers alone
@@ -144,10 +151,10 @@ if not FAST:
     from flowmaps.report.images import ladder
     from flowmaps.report.style import save_png
 
-    saved = checkpoint.load(PLACE / "map")
+    runs = {name: checkpoint.load(PLACE / name).about for name in STAGES}
     about = {
         "teacher": f"UNet2DModel, {TEACHER} steps of batch 128, epsilon, linear betas",
-        "student": {"step": saved.about["step"], "config": saved.about["config"]},
+        "stages": {k: {"step": v["step"], "seconds": round(v["seconds"]), "config": v["config"]} for k, v in runs.items()},
         "data": "digits, 1 x 8 x 8", "rows": rows,
     }  # fmt: skip
     (HERE / "diffusers_run.json").write_text(json.dumps(about, indent=1) + "\n")

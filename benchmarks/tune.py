@@ -3,13 +3,13 @@
     python benchmarks/tune.py            both stages: some ten minutes of a core of its own
     python benchmarks/tune.py evaluate   one stage: tune or evaluate
 
-`flowmaps tune` runs forward-process RL (NFT) on the map `both_ways` of benchmarks/fashion.py; the reward is how sharp a picture
-is (benchmarks/sharpness.py), and only its values are used. Measured before and after, in 1, 2 and 4 jumps of the same 1,000
+`flowmaps tune` runs forward-process RL (NFT) on the map `both_ways` of benchmarks/fashion.py; the reward is how small a JPEG
+is (benchmarks/compressibility.py), and only its values are used. Measured before and after, in 1, 2 and 4 jumps of the same 1,000
 noises: the reward, rewards held out (brightness, symmetry), the Frechet distance to the data in features of the stored
 classifier, and its agreement.
 
-A sharper law is another law, so its Frechet distance to the data rises with any model. How much is known from the data themselves:
-`data` are real pictures, drawn with weights exp(beta r) within every class, beta such that they are as sharp as the tuned map's.
+Another law is further from the data with any model. How much is known from the data themselves: `data` are real pictures, drawn
+with weights exp(beta r) within every class, beta such that they are as compressible as the tuned map's.
 
 Results: benchmarks/tune.json, tune.png (samples) and tune_curves.png (the run). tune_brightness.json is an earlier run, of another
 map, whose reward was the mean brightness.
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 import torch
-from sharpness import sharpness
+from compressibility import compressibility
 
 from flowmaps.cli.main import main as flowmaps
 from flowmaps.control.rewards import Brightness, Symmetry
@@ -34,31 +34,11 @@ from flowmaps.train import load
 
 HERE, BASE, OUT = Path(__file__).parent, "runs/fashion/both_ways", Path("runs/fashion/tuned")
 COUNT = 1000
-SETTINGS = [
-    *("--method", "nft", "--reward", f"{HERE / 'sharpness.py'}:sharpness", "--count", "60"),
-    *(
-        "--held",
-        "brightness,symmetry",
-        "--set.adaptive",
-        "false",
-        "--set.kl",
-        "0",
-        "--set.ends",
-        "0",
-    ),
-    *("--set.diagonal", "0.3", "--set.compose", "0.3", "--run.steps", "120", "--run.lr", "5e-5"),
-    *(
-        "--run.warmup",
-        "5",
-        "--run.batch",
-        "64",
-        "--run.precision",
-        "bf16",
-        "--run.preview-every",
-        "20",
-    ),
-    *("--run.save-every", "20", "--run.keep", "6"),
-]
+SETTINGS = (
+    f"--method nft --reward {HERE / 'compressibility.py'}:compressibility --held brightness,symmetry --count 60 "
+    "--set.adaptive false --set.kl 0 --set.ends 0 --set.diagonal 0.3 --set.compose 0.3 --run.steps 120 --run.lr 5e-5 "
+    "--run.warmup 5 --run.batch 64 --run.precision bf16 --run.preview-every 20 --run.save-every 20 --run.keep 6"
+).split()
 
 
 def tune() -> None:
@@ -79,11 +59,11 @@ class Judge:
     @torch.no_grad()
     def __call__(self, x: torch.Tensor) -> dict:
         fake, label = moments(x, self.net.features), torch.arange(len(x)) % 10
-        sharp = sharpness(x)
-        within = centred(sharp, {"label": label}).square().mean().sqrt()
+        r = compressibility(x)
+        within = centred(r, {"label": label}).square().mean().sqrt()
         found = {
-            "reward": float(sharp.mean()),
-            "deviation": float(sharp.std()),
+            "reward": float(r.mean()),
+            "deviation": float(r.std()),
             "deviation_within_classes": float(within),
             "held_out_brightness": float(Brightness()(x).mean()),
             "held_out_symmetry": float(Symmetry()(x).mean()),
@@ -93,8 +73,8 @@ class Judge:
         return {name: round(value, 4) for name, value in found.items()}
 
     def tilted(self, reward: float) -> torch.Tensor:
-        """Real pictures, class by class, with weights exp(beta r) within their class: as sharp as asked for."""
-        r, generator = sharpness(self.x).double(), torch.Generator().manual_seed(0)
+        """Real pictures, class by class, with weights exp(beta r) within their class: as compressible as asked for."""
+        r, generator = compressibility(self.x).double(), torch.Generator().manual_seed(0)
         rows = [(self.labels == c).nonzero()[:, 0] for c in range(10)]
         low, high = -200.0, 200.0
         for _ in range(40):
@@ -123,7 +103,7 @@ def draw(flow_map, steps: int) -> torch.Tensor:
 
 
 def evaluate() -> None:
-    """Before, after, and the data as sharp."""
+    """Before, after, and the data as compressible."""
     judge, rows, pictures = Judge(), {}, {}
     for name, run in (("before", BASE), ("after", OUT)):
         saved = load(run)
@@ -139,17 +119,19 @@ def evaluate() -> None:
 
 
 def value_of(judge: Judge, rows: dict, saved) -> dict:
-    """What is stored: gains in deviations, ratios of distances, and the data as sharp as the tuned map."""
+    """What is stored: gains in deviations, ratios of distances, and the data as compressible as the tuned map."""
     rows["data"], one = (
         judge(judge.tilted(rows["before, 1 step"]["reward"])),
         rows["before, 1 step"],
     )
     two = one["reward"] + 2 * one["deviation"]
-    rows["data, two deviations sharper than the map before"] = judge(judge.tilted(two))
+    rows["data, two deviations more compressible than the map before"] = judge(judge.tilted(two))
     summary = {}
     for steps in ("1 step", "2 steps", "4 steps"):
         before, after = rows[f"before, {steps}"], rows[f"after, {steps}"]
-        sharp = rows[f"data, as sharp as after, {steps}"] = judge(judge.tilted(after["reward"]))
+        real = rows[f"data, as compressible as after, {steps}"] = judge(
+            judge.tilted(after["reward"])
+        )
         gain = after["reward"] - before["reward"]
         summary[steps] = {
             "gain_in_deviations": round(gain / before["deviation"], 3),
@@ -159,14 +141,14 @@ def value_of(judge: Judge, rows: dict, saved) -> dict:
             "frechet_before": before["frechet"],
             "frechet": after["frechet"],
             "frechet_ratio": round(after["frechet"] / before["frechet"], 3),
-            "frechet_of_data_as_sharp": sharp["frechet"],
+            "frechet_of_data_as_compressible": real["frechet"],
         }
     print(json.dumps(summary, indent=1))
     return {
         "samples": COUNT,
         "summary": summary,
         "rows": rows,
-        "settings": [*SETTINGS[:2], "--reward", "benchmarks/sharpness.py:sharpness", *SETTINGS[4:]],
+        "settings": [word.replace(f"{HERE}/", "benchmarks/") for word in SETTINGS],
         "seconds": round(saved.about["seconds"]),
         "steps": saved.about["step"],
         "curves": json.loads((OUT / "tuning.json").read_text())["rows"],

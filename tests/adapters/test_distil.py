@@ -19,6 +19,7 @@ from flowmaps.adapters.stored import build, describe
 from flowmaps.cli.main import main
 from flowmaps.core.flow_map import NetFlowMap
 from flowmaps.core.interpolant import linear, matched
+from flowmaps.data import TensorData
 from flowmaps.data.told import Nothing
 from flowmaps.errors import RecipeError
 from flowmaps.learn.objective import Objective
@@ -207,6 +208,29 @@ def test_the_command_from_a_folder_to_samples(
     assert "| steps | samples | Frechet distance to the data |\n|---|---|---|\n| 1 | 1000 |" in card
     assert main(["distill", *common, "--out", str(tmp_path / "one")]) == 2
     assert "already holds a run" in capsys.readouterr().err
+
+
+def test_rules_that_move_the_source_stay_where_the_model_is_told_it(gen: torch.Generator) -> None:
+    """Beyond the end of its own path a model takes all points for that end; v-prediction and rules of the target go on to 1."""
+    field = velocity(unet(), scheduler=diffusers.DDPMScheduler(), path=linear())
+    data = TensorData("x", torch.randn(4, 1, 8, 8, generator=gen))
+    laws = {"default": {"predict": "velocity", "starts": 0.3}, "mean_flow": {}, "psd": {}}
+    for name, settings in laws.items():
+        recipe = bind(recipes.get(name, **settings), field, data, StudentConfig(floor=0.2)).recipe
+        s, w, t = recipe.terms[-1].times(2000, gen)
+        last = 0.96**0.5 / (0.2 + 0.96**0.5)  # where the straight path has the SNR of alpha = 0.2
+        assert (float(s.max()) > last + 0.05) == (name == "psd")
+        assert float(s.max()) > last - 0.03
+        assert ((t <= w) & (w <= s)).all()
+    whole = velocity(
+        unet(),
+        scheduler=diffusers.DDIMScheduler(
+            rescale_betas_zero_snr=True, prediction_type="v_prediction"
+        ),
+        path=linear(),
+    )
+    recipe = recipes.get("mean_flow")
+    assert bind(recipe, whole, data).recipe.terms == recipe.terms
 
 
 def test_stages_of_several_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

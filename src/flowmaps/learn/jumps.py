@@ -6,6 +6,7 @@ Within          no longer than a band, which widens in stages       (progressive
 SourceThenGap   a source, then how far down                         (Re-MeanFlow)
 GapThenTarget   a length, then a target that leaves room for it     (terminal velocity matching)
 Inductive       w a fixed distance of noise level below s           (inductive moment matching)
+Until           those of another law, shrunk to sources up to a time
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Generator, Tensor
 from ..core.interpolant import Interpolant
 from ..errors import RecipeError
 from .ramps import stage
-from .times import Law, LogitNormal, Times, Uniform, UShaped, either_way
+from .times import Law, LogitNormal, TimeLaw, Times, Uniform, UShaped, either_way
 
 
 @final
@@ -163,3 +164,17 @@ class Inductive:
 
     def _eta(self, t: Tensor) -> Tensor:
         return self.path.sigma(t) / self.path.alpha(t)
+
+
+@final
+@dataclass(frozen=True)
+class Until:
+    """The jumps of another law; those that begin after `end` are shrunk to begin there."""
+
+    law: TimeLaw
+    end: float
+
+    def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
+        times = self.law(n, generator, progress)
+        share = (self.end / times.s.clamp(min=self.end)).clamp(max=1)
+        return Times(*(share * time for time in times))
