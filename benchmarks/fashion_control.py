@@ -3,9 +3,9 @@
     python benchmarks/fashion_control.py              all stages: four minutes of one idle core
     python benchmarks/fashion_control.py restore      one stage: frontier, classes, restore, edit or invert
 
-The map is runs/fashion/push, or runs/fashion/flow_map where that is missing; the many-step model is the teacher of both. Both were
-trained with dropped labels, and label 10 means "not told". Results: benchmarks/fashion_control.json, benchmarks/
-fashion_control.png and docs/pictures/control_*.png.
+The map is runs/fashion/both_ways, whose jumps go up as well, or runs/fashion/flow_map where that is missing; the many-step model
+is the teacher of both. Both were trained with dropped labels, and label 10 means "not told". Every stage of the results says
+which map it had. Results: benchmarks/fashion_control.json, fashion_control.png and docs/pictures/control_*.png.
 """
 
 import json
@@ -65,7 +65,8 @@ class Bench:
     """What the stages share."""
 
     def __init__(self) -> None:
-        name = "push" if any((RUNS / "push" / "checkpoints").glob("*")) else "flow_map"
+        both = any((RUNS / "both_ways" / "checkpoints").glob("*"))
+        name = "both_ways" if both else "flow_map"
         saved = load(RUNS / name)
         self.name, self.about = name, saved.about
         self.map = saved.flow_map.requires_grad_(False)
