@@ -67,7 +67,13 @@ def teacher(folder: Path) -> None:
 
 if not (PLACE / "teacher").exists():
     teacher(PLACE / "teacher")
-COMMON = [f"--teacher={PLACE}/teacher", "--data=digits", "--run.batch=128", "--run.precision=fp32", "--floor=0.2"]
+COMMON = [
+    f"--teacher={PLACE}/teacher",
+    "--data=digits",
+    "--run.batch=128",
+    "--run.precision=fp32",
+    "--floor=0.2",
+]
 STAGES = {
     "first": ["--recipe=default", "--set.predict=velocity", f"--run.steps={FIRST}", "--run.lr=1e-3"],
     # a jump from pure noise is two jumps, which the first stage has learned

@@ -36,8 +36,8 @@ HERE, BASE, OUT = Path(__file__).parent, "runs/fashion/both_ways", Path("runs/fa
 COUNT = 1000
 SETTINGS = (
     f"--method nft --reward {HERE / 'compressibility.py'}:compressibility --held brightness,symmetry --count 60 "
-    "--set.adaptive false --set.kl 0 --set.ends 0 --set.diagonal 0.3 --set.compose 0.3 --run.steps 120 --run.lr 5e-5 "
-    "--run.warmup 5 --run.batch 64 --run.precision bf16 --run.preview-every 20 --run.save-every 20 --run.keep 6"
+    "--set.adaptive false --set.kl 0 --set.ends 0 --set.diagonal 0.3 --set.compose 0.3 --run.steps 84 --run.lr 2.5e-5 "
+    "--run.warmup 5 --run.batch 64 --run.precision bf16 --run.preview-every 21 --run.save-every 4 --run.keep 6"
 ).split()
 
 

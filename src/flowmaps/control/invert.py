@@ -82,6 +82,7 @@ class FixedPoint:
         rate: $\eta$.
         memory: Residuals mixed; 0 is the plain iteration.
         tolerance: Relative misfit of a row at which it is left alone.
+        jump: Begin at the map's own jump up, a call more: of a map that was trained both ways few iterations are left to do.
     """
 
     steps: int = 1
@@ -89,6 +90,7 @@ class FixedPoint:
     rate: float = 1.0
     memory: int = 8
     tolerance: float = 1e-6
+    jump: bool = False
 
     def __post_init__(self) -> None:
         _check_steps(self.steps)
@@ -106,7 +108,7 @@ class FixedPoint:
         self, flow_map: FlowMap, x: Tensor, low: float, high: float, **cond: Any
     ) -> Tensor:
         size = x.flatten(1).norm(dim=1).clamp(min=1e-12)
-        z = best = x
+        z = best = finite(flow_map(x, low, high, **cond)) if self.jump else x
         least = torch.full_like(size, torch.inf)
         points: list[Tensor] = []
         misfits: list[Tensor] = []

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, cast, final
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -42,7 +42,6 @@ class Captioned(ABC):
         return replace(cast("Any", self), encoder=encoder)
 
 
-@final
 @dataclass(frozen=True, eq=False)
 class CaptionedImages(Captioned):
     """Images with a caption each: a folder with metadata.jsonl, a column of texts on the hub, emoji with their names.

@@ -86,7 +86,6 @@ def prepare(config: Config) -> Prepared:
             to_data=recipe.to_data,
         )
     taught = _teacher(recipe, config)
-    start = _start(flow_map, taught, config)
     teacher = None if taught is None else rematch(taught, recipe.interpolant)
     about = {
         "flow_map": checkpoint.describe_map(flow_map, net),
@@ -101,7 +100,7 @@ def prepare(config: Config) -> Prepared:
             **(texts(data) if "text" in null else {}),
         },
         "config": config.model_dump(mode="json"),
-        "start": start,
+        "start": _start(flow_map, taught, config),
     }
     return Prepared(recipe, flow_map, data, teacher, about)
 
