@@ -17,6 +17,7 @@ from flowmaps.adapters.folder import around
 from flowmaps.adapters.schedule import schedule, walking
 from flowmaps.cli.main import main
 from flowmaps.core.interpolant import linear
+from flowmaps.data import TensorData
 from flowmaps.errors import AdapterError
 from flowmaps.testing.zoo import ZOO
 from flowmaps.train import checkpoint
@@ -96,8 +97,10 @@ def test_a_broken_folder_says_what_it_lacks(tmp_path: Path, capsys) -> None:
     assert "flowmaps: error:" in capsys.readouterr().err
 
 
-def test_classes_are_told_by_number(tmp_path: Path, gen: torch.Generator) -> None:
-    """A folder without a pipeline of diffusers travels with its own; there is none to save around a map again."""
+def test_classes_are_told_by_number(
+    tmp_path: Path, gen: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder without a pipeline of diffusers travels with its own, and does again when its map was taught."""
     specimen = ZOO["DiT"]
     student = flow_map(velocity(specimen.build(), scheduler=specimen.scheduler(), path=linear()))
     with torch.no_grad():
@@ -111,4 +114,20 @@ def test_classes_are_told_by_number(tmp_path: Path, gen: torch.Generator) -> Non
     told = saved.flow_map(x, 0.9, 0.1, label=cond["class_labels"])
     torch.testing.assert_close(told, student(x, 0.9, 0.1, **cond))
     assert around(tmp_path / "dit", student) is None
+    latents = TensorData(
+        "latents", torch.randn(6, *x.shape[1:], generator=gen), torch.arange(6) % 2, ("0", "1")
+    )
+    monkeypatch.setattr("flowmaps.train.finetune.load_data", lambda *_, **__: latents)
+    taught = [
+        "finetune",
+        str(tmp_path / "dit"),
+        "--data",
+        "latents",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main([*taught, *FAST]) == 0
+    again = checkpoint.load(tmp_path / "run" / "distilled")
+    assert again.shape == saved.shape
+    assert again.classes == saved.classes
     assert walking(denoiser(saved.flow_map).schedule).path == denoiser(student).schedule.path

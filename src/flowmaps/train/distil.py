@@ -277,7 +277,7 @@ def distil(
     if state.progress(config.run) >= 1 and not parts.recipe.local:
         student = _learned(state)
         note = f"Distilled by `{parts.recipe.name}` of flowmaps, {state.step} steps, data: {config.data}."
-        _save(student, out, config.teacher, measure(student, parts), note)
+        _save(student, out, config.teacher, measure(student, parts), note, parts.data.shape)
     return state
 
 
@@ -297,7 +297,8 @@ def save_changed(
         from ..adapters.folder import around
 
         student = _learned(state)
-        _save(student, out, around(parts.about["pipeline"], student), rows, note)
+        pipeline = around(parts.about["pipeline"], student)
+        _save(student, out, pipeline, rows, note, parts.data.shape)
 
 
 def _learned(state: State) -> NetFlowMap:
@@ -308,8 +309,14 @@ def _learned(state: State) -> NetFlowMap:
 
 
 def _save(
-    student: NetFlowMap, out: Path, pipeline: object, rows: Sequence[Mapping[str, Any]], note: str
+    student: NetFlowMap,
+    out: Path,
+    pipeline: object,
+    rows: Sequence[Mapping[str, Any]],
+    note: str,
+    shape: tuple[int, ...],
 ) -> None:
     from ..adapters.export import save
 
-    save(student, out / "distilled", pipeline=pipeline, results=rows, notes=note, overwrite=True)
+    told: dict[str, Any] = {"pipeline": pipeline, "results": rows, "notes": note, "shape": shape}
+    save(student, out / "distilled", **told, overwrite=True)
