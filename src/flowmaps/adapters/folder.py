@@ -5,10 +5,7 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..core.flow_map import NetFlowMap
-from ..train.checkpoint import describe_map
 from .denoiser import classes_of, second_time, shape_of
 from .diffusers import denoiser, velocity
 from .export import load
@@ -21,31 +18,24 @@ from .vae import VaeCodec
 Json = dict[str, Any]
 
 
-def read(folder: Path) -> tuple[Json, dict[str, Tensor]]:
-    """Manifest and tensors as `flowmaps.train.checkpoint.read` gives them: weights that are their own average.
+def read(folder: Path) -> tuple[NetFlowMap, Json]:
+    """The map, and its manifest as far as a folder tells it: what made its network, its data, its pipeline.
 
     Raises:
         AdapterError: If the folder is broken, or does not say what shape its points have.
     """
     one_time = second_time(opened(folder)[0]) is None
     flow_map = velocity(folder) if one_time else load(folder)
-    about = {
-        "flow_map": describe_map(flow_map, describe(flow_map)),
-        "recipe": {
-            "name": type(denoiser(flow_map).model).__name__,
-            "set": {},
-            "value": str(folder),
-        },
+    name = type(denoiser(flow_map).model).__name__
+    return flow_map, {
+        "net": describe(flow_map),
+        "recipe": {"name": name, "set": {}, "value": str(folder)},
         "data": _told(folder, flow_map),
+        "pipeline": str(folder),
         "averages": [0.0],
         "step": 0,
         "seconds": 0.0,
-        "pipeline": str(folder),
     }
-    weights = flow_map.state_dict()
-    tensors = {f"student.{name}": value for name, value in weights.items()}
-    averaged = {name: weights[name] for name, _ in flow_map.named_parameters()}
-    return about, tensors | {f"ema.0.{name}": value for name, value in averaged.items()}
 
 
 def _told(folder: Path, flow_map: NetFlowMap) -> Json:

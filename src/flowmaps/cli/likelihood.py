@@ -126,7 +126,7 @@ def _figure(bits: "dict[str, Tensor]", x: "Tensor") -> "Figure":
     for (name, each), colour in zip(bits.items(), (DATA, JUMP, EXACT), strict=True):
         left.hist(each.numpy(), bins=list(edges), alpha=0.6, color=colour, label=name)
     tidy(left, "How many bits a dimension takes", "bits per dimension", "data")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="upper right")
     order = bits["real data"].argsort()
     count = min(8, len(order) // 2)
     ends = torch.cat([order[:count], order[-count:]])

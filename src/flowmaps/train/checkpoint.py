@@ -35,16 +35,14 @@ from ..nets import build
 from .state import State
 from .state import under as _under
 
-FORMAT = 1
-"""Version of the folder's layout; a reader refuses a newer one."""
-
 Json = dict[str, Any]
 
+FORMAT = 1
+"""Version of the folder's layout; a reader refuses a newer one."""
 ADAPTERS = {"diffusers": "flowmaps.adapters.stored"}
 """Families of networks that are not ours: modules with `describe(flow_map) -> Json` and `build(Json, local=) -> NetFlowMap`."""
-
 FOLDERS = {"model_index.json": "flowmaps.adapters.folder"}
-"""Folders of other libraries by a file in them: modules with `read(folder)`, which is `read` of such a folder."""
+"""Folders of other libraries by a file in them: modules with `read(folder) -> (NetFlowMap, Json)`."""
 
 _KEYS = ("step", "seconds", "bytes", "recipe", "data", "averages")  # what every about.json has
 
@@ -138,7 +136,7 @@ def locate(path: str | Path) -> Path:
         CheckpointError: If there is none.
     """
     place = Path(path)
-    if (place / "about.json").exists():
+    if (place / "about.json").exists() or _foreign(place):
         return place
     for folder in (place / "checkpoints", place):
         found = complete(folder) if folder.is_dir() else []
@@ -154,13 +152,11 @@ def read(path: str | Path) -> tuple[Json, dict[str, torch.Tensor]]:
     """Manifest and tensors of a checkpoint, or of a folder of another library that is read as one.
 
     Raises:
-        CheckpointError: If it is missing, truncated, foreign or written by a newer version.
-        AdapterError: If a folder of diffusers is broken.
+        CheckpointError, AdapterError: If it is missing, truncated, foreign or written by a newer version.
     """
-    reader = _foreign(path)
-    if reader is not None:
-        return import_module(reader).read(Path(path))
     place = locate(path)
+    if (reader := _foreign(place)) is not None:
+        return _borrowed(*import_module(reader).read(place))
     about = _manifest(place)
     weights = place / "state.safetensors"
     size = weights.stat().st_size if weights.exists() else 0
@@ -174,9 +170,16 @@ def read(path: str | Path) -> tuple[Json, dict[str, torch.Tensor]]:
         raise CheckpointError(f"{weights} cannot be read ({error}); {_earlier(place)}") from error
 
 
-def _foreign(path: str | Path) -> str | None:
+def _foreign(place: Path) -> str | None:
     """Who reads a folder that is none of ours."""
-    return next((FOLDERS[name] for name in FOLDERS if (Path(path) / name).is_file()), None)
+    return next((FOLDERS[name] for name in FOLDERS if (place / name).is_file()), None)
+
+
+def _borrowed(flow_map: NetFlowMap, about: Json) -> tuple[Json, dict[str, torch.Tensor]]:
+    """Manifest and tensors of a map that another library keeps: its weights are their own average."""
+    about["flow_map"] = describe_map(flow_map, about["net"])
+    tensors = {f"student.{name}": value for name, value in flow_map.state_dict().items()}
+    return about, tensors | {f"ema.0.{k}": v.detach() for k, v in flow_map.named_parameters()}
 
 
 def _earlier(place: Path) -> str:
@@ -341,8 +344,7 @@ def load(
     except (RuntimeError, KeyError) as error:
         fit = "the network that was given" if net is not None else "its own description"
         raise CheckpointError(f"the weights of {path} do not fit {fit} ({error})") from error
-    place = Path(path) if _foreign(path) else locate(path)
-    return Checkpoint(flow_map.to(device).eval().requires_grad_(False), about, place)
+    return Checkpoint(flow_map.to(device).eval().requires_grad_(False), about, locate(path))
 
 
 def resume(path: str | Path, state: State) -> None:
@@ -391,9 +393,8 @@ def claim(folder: Path, *, resuming: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be made a folder ({error}); choose another --out"
-        ) from error
+        said = f"{folder} cannot be made a folder ({error}); choose another --out"
+        raise CheckpointError(said) from error
     for draft in (folder / "checkpoints").glob(".step-*"):  # left by a killed process
         with contextlib.suppress(OSError):
             shutil.rmtree(draft)
