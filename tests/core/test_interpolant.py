@@ -1,6 +1,7 @@
 """Coefficients against automatic differentiation, conversions against the definition of each prediction."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -110,6 +111,26 @@ def test_velocity_conversion_is_finite_at_both_ends(gen) -> None:
         x_0, eps = path.endpoints(v, x, torch.tensor([0.0, 1.0]), "velocity")
         assert x_0.isfinite().all()
         assert eps.isfinite().all()
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_matched_times_have_slopes_at_both_ends(end, dtype) -> None:
+    """They are those of points just inside, 2 / pi between the straight and the trig path; a still time stays still."""
+    x, at = torch.zeros(2, 3, dtype=dtype), torch.tensor([end, 0.3], dtype=dtype)
+
+    def times(t):
+        return interpolant.matched(t, x, interpolant.trig(), interpolant.linear())[0]
+
+    for pace in (1.0, 0.0):
+        value, slope = torch.func.jvp(times, (at,), (torch.full_like(at, pace),))
+        truth = 2 / math.pi / (0.3**2 + 0.7**2)
+        assert_close(
+            slope, pace * torch.tensor([2 / math.pi, truth], dtype=dtype), rtol=1e-5, atol=0
+        )
+        assert float(value[0]) == end
+    (pulled,) = torch.autograd.grad(times(at.requires_grad_()).sum(), at)
+    assert_close(pulled, slope.new_tensor([2 / math.pi, truth]), rtol=1e-5, atol=0)
 
 
 def test_matched_times_have_one_snr(gen) -> None:

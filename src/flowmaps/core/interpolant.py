@@ -296,6 +296,9 @@ def _expm1_over(z: Tensor) -> Tensor:
     return torch.where(small, 1 + z / 2, torch.expm1(safe) / safe)
 
 
+_INSIDE = 1e-6
+
+
 def matched(t: Time, x: Tensor, old: Interpolant, new: Interpolant) -> tuple[Tensor, Tensor]:
     r"""The time on `old` with the SNR that `new` has at `t`, and the scale between the two paths.
 
@@ -307,5 +310,11 @@ def matched(t: Time, x: Tensor, old: Interpolant, new: Interpolant) -> tuple[Ten
         Time (B,) and scale, shaped to broadcast against `x` (B, *D).
     """
     t_new = as_time(t, x)
-    t_old = old.time_at(new.log_snr(t_new)).clamp(max=1.0)
+    exact = old.time_at(new.log_snr(t_new))
+    # at the ends the log-SNR is infinite, and so is its slope, which makes even a derivative by another time NaN: theirs is that
+    # of a point just inside
+    inner = old.time_at(
+        new.log_snr(t_new + _INSIDE * ((t_new == 0).float() - (t_new == 1).float()))
+    )
+    t_old = (inner + (exact - inner).detach()).clamp(max=1.0)
     return t_old, like(new.scale(t_new) / old.scale(t_old), x)
