@@ -59,6 +59,10 @@ def test_the_velocity_is_the_pipelines_prediction(tmp_path: Path, gen: torch.Gen
         (lambda p: p, "neither model_index.json"),
         (lambda p: (p / "model_index.json").write_text("{") and p, "not readable as JSON"),
         (
+            lambda p: (p / "config.json").write_text('{"recipe": "psd"}') and p,
+            "is a run of flowmaps.* train RECIPE --teacher",
+        ),
+        (
             lambda p: (
                 (p / "model_index.json").write_text('{"_class_name": "X", "vae": [null, null]}')
                 and p

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowmaps.control.edit import edit, interpolate, sdedit, slerp
-from flowmaps.control.invert import FixedPoint, Jump, Ode, invert, noise_statistics
+from flowmaps.control.invert import WAYS, FixedPoint, Jump, Ode, invert, noise_statistics
 from flowmaps.control.likelihood import ByJumps, log_prob
 from flowmaps.core.flow_map import FlowMap, NetFlowMap
 from flowmaps.core.interpolant import linear
@@ -238,7 +238,7 @@ def test_a_jump_up_is_where_a_fixed_point_may_begin() -> None:
     long = Long(world)
     alone, corrected, cold = (
         invert(long, x, way).error.mean()
-        for way in (Jump(1), FixedPoint(1, iterations=4, jump=True), FixedPoint(1, iterations=5))
+        for way in (Jump(1), WAYS["corrected"](1), FixedPoint(1, iterations=5))
     )
     assert corrected < alone / 20
     assert corrected < cold / 2

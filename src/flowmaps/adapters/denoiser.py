@@ -221,6 +221,12 @@ class OnPath(nn.Module):
         super().__init__()
         self.own, self.path = flow_map, path
 
+    @property
+    def end(self) -> float:
+        """The time at which the model's own path ends: it takes all later points for that end. 1 if it reaches pure noise."""
+        last = self.own.interpolant.log_snr(torch.ones((), dtype=torch.float64))
+        return float(self.path.time_at(last))
+
     def forward(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
         old = self.own.interpolant
         s_old, k = matched(s, x, old, self.path)

@@ -123,6 +123,17 @@ def load(
             f"{source} holds a {type(model).__name__}, which knows one time only: velocity(...) reads it as a teacher, "
             "flow_map(...) gives it a second time to train"
         )
+    return as_map(model, scheduler, constant=constant, prediction=prediction)
+
+
+def as_map(
+    model: Any,
+    scheduler: Any,
+    *,
+    constant: Mapping[str, Any] | None = None,
+    prediction: str | None = None,
+) -> NetFlowMap:
+    """The flow map of a model with a second time, on the path that `save` noted in it or its scheduler implies; as in `load`."""
     about = model.config.get("path") if isinstance(model, FlowMapModel) else None
     net = Denoiser(model, schedule(scheduler, prediction), constant)
     return read(net, None if about is None else _path(about), local=False)

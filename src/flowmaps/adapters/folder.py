@@ -8,7 +8,7 @@ from typing import Any
 from ..core.flow_map import NetFlowMap
 from .denoiser import classes_of, second_time, shape_of
 from .diffusers import denoiser, velocity
-from .export import load
+from .export import as_map
 from .export import shape_of as stated_shape
 from .load import COMPONENTS, component, index_of, opened, plain
 from .prompts import Piped, reads_text
@@ -24,9 +24,10 @@ def read(folder: Path) -> tuple[NetFlowMap, Json]:
     Raises:
         AdapterError: If the folder is broken, or does not say what shape its points have.
     """
-    one_time = second_time(opened(folder)[0]) is None
-    flow_map = velocity(folder) if one_time else load(folder)
-    name = type(denoiser(flow_map).model).__name__
+    model, scheduler = opened(folder)
+    one_time = second_time(model) is None
+    flow_map = velocity(model, scheduler=scheduler) if one_time else as_map(model, scheduler)
+    name = type(model).__name__
     return flow_map, {
         "net": describe(flow_map),
         "recipe": {"name": name, "set": {}, "value": str(folder)},

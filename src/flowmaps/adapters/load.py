@@ -119,11 +119,17 @@ def index_of(source: str) -> dict[str, Any]:
     for name in ("model_index.json", "config.json"):
         if (folder / name).is_file():
             try:
-                return json.loads((folder / name).read_text(encoding="utf-8"))
+                index = json.loads((folder / name).read_text(encoding="utf-8"))
             except (UnicodeDecodeError, json.JSONDecodeError) as error:
                 raise AdapterError(
                     f"{folder / name} is not readable as JSON ({error}): save the folder again"
                 ) from error
+            if "_class_name" not in index and "recipe" in index:
+                raise AdapterError(
+                    f"{source} is a run of flowmaps, no folder of diffusers: `flowmaps train RECIPE --teacher {source}` learns "
+                    "a map of it"
+                )
+            return index
     if folder.exists():
         raise AdapterError(
             f"{source} is no folder that diffusers saved: it has neither model_index.json (pipeline.save_pretrained) "

@@ -46,7 +46,7 @@ class Options:
     """Interpolate between pairs of data instead."""
     frames: int = 9
     """Frames of --between."""
-    method: Literal["jump", "ode", "fixed"] = "jump"
+    method: Literal["jump", "corrected", "ode", "fixed"] = "jump"
     """How to go up."""
     steps: int = 1
     """Jumps or steps up."""
@@ -75,13 +75,12 @@ def main(argv: list[str]) -> int:
         )
     if options.between == (options.to is not None):
         raise UsageError("say what to edit to, --to CLASS, or interpolate with --between; not both")
-    from ..control.invert import FixedPoint, Jump, Ode
+    from ..control.invert import WAYS
     from ..report.images import ladder
     from .draw import open_model
     from .real import check_drawable, leave
 
-    ways: dict[str, Inverter] = {"jump": Jump(options.steps), "ode": Ode(options.steps)}
-    method = ways.get(options.method) or FixedPoint(options.steps)
+    method = WAYS[options.method](options.steps)
     model = open_model(options.checkpoint, options.ema)
     check_drawable(model.saved.shape)
     show = _between if options.between else _edited

@@ -26,8 +26,8 @@ class Options:
 
     checkpoint: Annotated[Positional[Path], arg(metavar="CKPT")]
     """Folder of a run (its newest checkpoint) or of a checkpoint."""
-    method: Literal["jump", "ode", "fixed"] = "jump"
-    """The map's own upward jumps, Heun steps along its velocity, or the inverse of its downward jumps."""
+    method: Literal["jump", "corrected", "ode", "fixed"] = "jump"
+    """The map's own jumps up, these with three corrections each, Heun steps along its velocity, the inverse of its jumps down."""
     steps: int = 1
     """Jumps or steps upwards."""
     back: int | None = None
@@ -55,13 +55,12 @@ def main(argv: list[str]) -> int:
         raise UsageError(
             f"-n is at least 2, --steps and --back at least 1; got {options.n}, {options.steps}, {options.back}"
         )
-    from ..control.invert import FixedPoint, Jump, Ode, invert, noise_statistics
+    from ..control.invert import WAYS, invert, noise_statistics
     from ..report.images import ladder
     from .draw import open_model
     from .real import check_drawable, examples, leave, rounded
 
-    ways = {"jump": Jump(options.steps), "ode": Ode(options.steps)}
-    method = ways.get(options.method) or FixedPoint(options.steps)
+    method = WAYS[options.method](options.steps)
     model = open_model(options.checkpoint, options.ema)
     check_drawable(model.saved.shape)
     real = examples(model, options.n, seed=options.seed, only=options.only, name=options.data)

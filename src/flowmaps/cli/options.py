@@ -143,7 +143,7 @@ def _plain(boxed: str) -> str:
     # the title is a block of its own where the box is drawn in ASCII
     words = blocks[0] if "╭" in boxed or len(blocks) < 2 else blocks[1]
     text = " ".join(words)
-    missing = re.match(r"Missing from [\w ]+: (\S+) (.*?)\.? \(required\)", text)
+    missing = re.match(r"Missing from [\w ]+: (\S+) (?:[A-Z]+ )?(.*?)\.? \(required\)", text)
     if missing is not None:
         return f"{missing[1]} is missing: {missing[2][:1].lower()}{missing[2][1:]}"
     invalid = re.search(

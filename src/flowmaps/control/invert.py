@@ -5,6 +5,7 @@ integrated upwards, or the jump is inverted as it stands by a fixed point. The i
 on the way back; to edit, invert without (steering.md C.1).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
@@ -146,6 +147,15 @@ def _mixed(points: list[Tensor], misfits: list[Tensor], rate: float) -> Tensor:
 
 def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(rows.reshape(-1, *[1] * (yes.ndim - 1)), yes, no)
+
+
+WAYS: dict[str, Callable[[int], Inverter]] = {
+    "jump": Jump,
+    "corrected": lambda steps: FixedPoint(steps, iterations=4, jump=True),
+    "ode": Ode,
+    "fixed": FixedPoint,
+}
+"""Ways up by name, of a number of steps: jumps, jumps with three corrections each, the velocity, the inverse of jumps down."""
 
 
 @final

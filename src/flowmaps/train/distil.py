@@ -145,13 +145,7 @@ def _where_told(recipe: Recipe, student: NetFlowMap) -> Recipe:
     Beyond the end of its own path it takes every point for one of that end: there the derivative by the source is not the map's,
     and following it drives the first jump away (a DDPM of digits by `default`, 5,000 steps: one step at a Frechet distance of 40).
     """
-    from ..adapters.denoiser import OnPath
-
-    if not isinstance(student.net, OnPath):
-        return recipe
-    path = student.net.own.interpolant
-    last = path.log_snr(torch.ones((), dtype=torch.float64))
-    end = float(recipe.interpolant.time_at(last))
+    end = getattr(student.net, "end", 1.0)
     if end >= 1:
         return recipe
     terms = (

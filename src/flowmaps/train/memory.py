@@ -34,9 +34,8 @@ class Memory:
     def before(self, step: int, change: Callable[[Tensor], Tensor]) -> Kept | None:
         """The rows before a step, changed at random as the batch is, so that they have its law; None if there are none."""
         if not self.kept:
-            ahead = (
-                2 * self.steps
-            )  # beyond all steps whose memory they are in: a row's own sample may not come twice
+            # beyond all steps whose memory they are in: a row's own sample may not come twice
+            ahead = 2 * self.steps
             for k in range(step - self.steps, step):
                 self.add(*self.read(k if k >= 0 else k + ahead))
         if not self.kept:

@@ -33,7 +33,8 @@ class Emoji(CaptionedImages):
     def scores(self, x: Tensor, index: Tensor) -> dict[str, float]:
         """As `Judging.scores`: the share of samples whose nearest emoji is their own, and how far in root mean squares it is."""
         known = self.batch(torch.arange(len(self)))[0].flatten(1)
-        apart = torch.cdist(x.cpu().float().flatten(1), known)
+        exact = "donot_use_mm_for_euclid_dist"  # by products equal pictures are a hundredth apart
+        apart = torch.cdist(x.cpu().float().flatten(1), known, compute_mode=exact)
         own = apart.gather(1, index.cpu()[:, None])[:, 0]
         # some signs are drawn alike: a tie is no mistake
         found = own <= apart.min(1).values * (1 + 1e-5)
