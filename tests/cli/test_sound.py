@@ -13,7 +13,7 @@ from flowmaps.cli.main import main
 from flowmaps.cli.scores import judge
 from flowmaps.data import load
 from flowmaps.data.encoded import encoded
-from flowmaps.data.sounds import read_sound, wav_bytes
+from flowmaps.data.sounds import read_sound, sound_bytes
 from flowmaps.metrics import Classifier, save_classifier
 from flowmaps.report import as_images
 from flowmaps.train import load as load_checkpoint
@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "clips" / name).mkdir(parents=True)
         for k in range(3):
             x = 0.2 * (k + 1) * torch.sin(2 * math.pi * hertz * time)[None]
-            (folder / "clips" / name / f"{k}.wav").write_bytes(wav_bytes(x, RATE))
+            (folder / "clips" / name / f"{k}.wav").write_bytes(sound_bytes(x, RATE))
     argv = ["train", "mean_flow", "--data", str(folder / "clips"), "--size", str(SAMPLES)]
     argv += ["--codec", "mdct:100", "--net", "dit-tiny", "--out", str(folder / "run")]
     argv += ["--run.steps", "3", "--run.batch", "4", "--run.precision", "fp32"]

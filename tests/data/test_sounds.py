@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowmaps.data import load
 from flowmaps.data.sets.sounds import Speech
-from flowmaps.data.sounds import in_a_row, read_sound, resampled, sound_data, wav_bytes
+from flowmaps.data.sounds import in_a_row, read_sound, resampled, sound_bytes, sound_data
 from flowmaps.errors import DataError, MissingExtraError
 from flowmaps.metrics.sound import cents, pitch
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         for k in range(2):
             x = tone(hertz, 9000 + 4000 * k, 16000)
-            (tmp_path / name / f"{k}.wav").write_bytes(wav_bytes(x, 16000))
+            (tmp_path / name / f"{k}.wav").write_bytes(sound_bytes(x, 16000))
     return tmp_path
 
 
@@ -42,7 +42,7 @@ def test_a_folder_of_wavs_with_classes(folder: Path):
 
 
 def test_a_stereo_file_at_96_khz_is_mixed_and_resampled(tmp_path: Path):
-    (tmp_path / "wide.wav").write_bytes(wav_bytes(tone(440, 96000, 96000, channels=2), 96000))
+    (tmp_path / "wide.wav").write_bytes(sound_bytes(tone(440, 96000, 96000, channels=2), 96000))
     x = load(tmp_path).batch(torch.tensor([0]))[0]
     assert x.shape == (1, 1, 16000)
     assert cents(pitch(x, 16000), torch.tensor([440.0])).abs() < 1
@@ -52,7 +52,7 @@ def test_a_stereo_file_at_96_khz_is_mixed_and_resampled(tmp_path: Path):
     )
     both = sound_data(tmp_path, channels=2)
     assert both.shape == (2, 16000)
-    torch.testing.assert_close(both.clips[0, 0], 2 * both.clips[0, 1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(both.x[0, 0], 2 * both.x[0, 1], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
@@ -71,14 +71,28 @@ def test_wavs_of_every_width(tmp_path: Path, width: int):
     torch.testing.assert_close(found[0], x, atol=1 / scale, rtol=0)
 
 
+def test_a_wav_of_floats_is_read_and_what_is_cut_off_at_its_end_is_missing(tmp_path: Path):
+    from scipy.io import wavfile
+
+    x = tone(300, 800, 16000, channels=2)
+    wavfile.write(tmp_path / "x.wav", 16000, x.T.numpy())
+    found, rate = read_sound(tmp_path / "x.wav")
+    assert rate == 16000
+    assert torch.equal(found, x)
+    whole = sound_bytes(x, 16000)
+    (tmp_path / "cut.wav").write_bytes(whole[: -4 * 300])
+    found, _ = read_sound(tmp_path / "cut.wav")
+    torch.testing.assert_close(found, x[:, :500], atol=1e-4, rtol=0)
+
+
 def test_broken_and_silent_files_are_named_and_skipped_only_when_asked(folder: Path):
-    (folder / "low" / "silent.wav").write_bytes(wav_bytes(torch.zeros(1, 5000), 16000))
+    (folder / "low" / "silent.wav").write_bytes(sound_bytes(torch.zeros(1, 5000), 16000))
     with pytest.raises(DataError, match=r"silent\.wav: expected sound; got silence"):
         load(folder)
     (folder / "high" / "00.wav").write_text("this is no sound")
     with pytest.raises((DataError, MissingExtraError), match=r"00\.wav: expected a"):
         load(folder)
-    (folder / "high" / "00.wav").write_bytes(wav_bytes(torch.zeros(1, 0), 16000))
+    (folder / "high" / "00.wav").write_bytes(sound_bytes(torch.zeros(1, 0), 16000))
     with pytest.warns(UserWarning, match=r"left out 2 files: .*00\.wav.*empty.*silent\.wav"):
         data = load(f"sounds+skip:{folder}")
     assert len(data) == 4
@@ -114,7 +128,7 @@ def test_resampling_keeps_what_fits():
 
 def test_a_wav_comes_back_and_is_clipped(tmp_path: Path):
     x = torch.cat([tone(440, 1000, 8000), torch.full((1, 1000), 3.0)])
-    (tmp_path / "x.wav").write_bytes(wav_bytes(x, 8000))
+    (tmp_path / "x.wav").write_bytes(sound_bytes(x, 8000))
     found, rate = read_sound(tmp_path / "x.wav")
     assert rate == 8000
     torch.testing.assert_close(found, x.clamp(-1, 1), atol=1e-4, rtol=0)

@@ -8,7 +8,7 @@ import torch
 
 from ..core.solver import SOLVERS
 from ..data.captions import Captioned
-from ..data.sounds import in_a_row, wav_bytes
+from ..data.sounds import in_a_row, sound_bytes
 from ..report.audit import Audit, audit, audit_figure
 from ..report.compare import compare_figure
 from ..report.figures import article_figures, loss_curve
@@ -252,7 +252,7 @@ def heard(measured: "Measured", out: Path) -> Section:
         "data": real,
     }
     rowed = {
-        name: wav_bytes(in_a_row(saved.decode(z), saved.rate), saved.rate)
+        name: sound_bytes(in_a_row(saved.decode(z), saved.rate), saved.rate)
         for name, z in ways.items()
     }
     for name, wav in rowed.items():

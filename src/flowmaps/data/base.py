@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, final, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -118,7 +118,6 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels
 
 
-@final
 @dataclass(frozen=True, eq=False)
 class TensorData:
     """A data set that lies in memory.

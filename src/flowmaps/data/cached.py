@@ -33,13 +33,22 @@ def cached(
         DataError: If the file is damaged, or cannot be written.
     """
     file = folder / f"latents-{_fingerprint(data, key)}.safetensors"
+    named = kept(file, lambda: _encoded(data, encode, batch))
+    return TensorData(data.name, named["x"], named.get("labels"), data.classes)
+
+
+def kept(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a file, which is made if it is not there.
+
+    Raises:
+        DataError: If it is damaged, or cannot be written.
+    """
     if not file.exists():
-        _write(file, _encoded(data, encode, batch))
+        _write(file, make())
     try:
-        named = load_file(file)
+        return load_file(file)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{file} is damaged ({error}); delete it and it is made again") from error
-    return TensorData(data.name, named["x"], named.get("labels"), data.classes)
 
 
 def _fingerprint(data: Data, key: str) -> str:
@@ -71,4 +80,6 @@ def _write(file: Path, named: dict[str, Tensor]) -> None:
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             draft.unlink()
-        raise DataError(f"the latents could not be written to {file} ({error})") from error
+        raise DataError(
+            f"{file} could not be written ({error}): its folder needs room, and leave to write"
+        ) from error

@@ -53,9 +53,8 @@ def read(x: Tensor) -> list[tuple[Thing, ...]]:
 
 def _patches(x: Tensor) -> tuple[list[int], list[Tensor]]:
     """The largest connected patches that are not background: in which picture, and where (32, 32)."""
-    away = (
-        ((x.double() + 1) * 127.5 - torch.tensor(BACKGROUND)[:, None, None]).square().sum(1).sqrt()
-    )
+    lit = (x.double() + 1) * 127.5 - torch.tensor(BACKGROUND)[:, None, None]
+    away = lit.square().sum(1).sqrt()
     owner, masks = list[int](), list[Tensor]()
     for i, core in enumerate((away > 90).numpy()):
         labels, count = _label(core)
@@ -103,12 +102,8 @@ def fulfilled(
     shares = {name: right[name] / max(wished[name], 1) for name in names}
     told = [name for name in names if name != "size"]
     adherence = sum(right[n] for n in told) / max(sum(wished[n] for n in told), 1)
-    return {
-        "adherence": adherence,
-        **shares,
-        "number": number / len(asked),
-        "all": whole / len(asked),
-    }
+    n = len(asked)
+    return {"adherence": adherence, **shares, "number": number / n, "all": whole / n}
 
 
 def _matches(things: tuple[Thing, ...], wishes: tuple[Thing, ...]) -> list[list[bool | None]]:

@@ -34,11 +34,8 @@ STRIDE = 8.0  # pixels between neighbouring places
 HELD_OUT = ((0, 2), (1, 0), (2, 3), (3, 1))
 """Pairs of shape and colour that training never sees: blue circles, red squares, yellow triangles, green crosses."""
 
-_SEEN = tuple(
-    pair
-    for pair in itertools.product(range(len(SHAPES)), range(len(COLOURS)))
-    if pair not in HELD_OUT
-)
+_PAIRS = itertools.product(range(len(SHAPES)), range(len(COLOURS)))
+_SEEN = tuple(pair for pair in _PAIRS if pair not in HELD_OUT)
 _LAYOUTS = (
     tuple((cell,) for cell in itertools.product(range(3), range(3))),
     tuple(((0, k), (2, k)) for k in range(3)) + tuple(((k, 0), (k, 2)) for k in range(3)),
@@ -76,9 +73,8 @@ class Scene(NamedTuple):
 def scene(key: str, number: int, *, held_out: bool = False) -> Scene:
     """The scene of a number; with `held_out` one of its objects is a pair of shape and colour that training never sees."""
     digest = hashlib.blake2b(f"{key}/{number}".encode(), digest_size=8).digest()
-    chance = iter(
-        np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big"))).random(64).tolist()
-    )
+    numbers = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big"))).random(64)
+    chance = iter(numbers.tolist())
     cells = _pick(chance, _pick(chance, _LAYOUTS))
     pairs = [_pick(chance, _SEEN) for _ in cells]
     odd, new = _pick(chance, range(len(cells))), _pick(chance, HELD_OUT)

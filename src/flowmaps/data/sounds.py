@@ -1,11 +1,10 @@
-"""Clips that lie on disk: wav by the standard library, flac, ogg and others by `soundfile`, at one rate and length."""
+"""Clips that lie on disk: wav by scipy, flac, ogg and others by `soundfile`, at one rate and length."""
 
 from __future__ import annotations
 
+import io
 import warnings
-import wave
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
 from typing import Any, final
@@ -13,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from flowmaps.data.base import check_labels
+from flowmaps.data.base import TensorData
 from flowmaps.data.folders import files_below, labels_of, split_folder, sub_folders
 from flowmaps.errors import DataError, MissingExtraError
 
@@ -24,39 +23,16 @@ _SILENT = 1e-4  # of full scale: -80 dB
 
 @final
 @dataclass(frozen=True, eq=False)
-class SoundData:
+class SoundData(TensorData):
     """Clips of one shape (channels, samples), float32 in [-1, 1]; build it with `sound_data`.
 
     Args:
-        name: What to call it.
-        clips: All clips (N, channels, samples).
-        labels: Class of each clip (N,), int64, or None.
-        classes: Names of the classes (the sub-folders, sorted), or ().
         rate: Samples per second.
         skipped: Files that were left out, and why.
     """
 
-    name: str
-    clips: Tensor = field(repr=False)
-    labels: Tensor | None = field(repr=False)
-    classes: tuple[str, ...]
-    rate: int
+    rate: int = RATE
     skipped: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_labels(self.name, len(self.clips), self.labels, self.classes)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Channels and samples."""
-        return tuple(self.clips.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As `Data.batch`."""
-        return self.clips[index], None if self.labels is None else self.labels[index]
 
 
 def sound_data(
@@ -104,7 +80,9 @@ def sound_data(
     if skipped:
         warnings.warn(f"left out {len(skipped)} files: " + "; ".join(skipped), stacklevel=2)
     labels = labels_of(root, tuple(kept), classes)
-    return SoundData(folder.name, torch.stack(found), labels, classes, rate, tuple(skipped))
+    return SoundData(
+        folder.name, torch.stack(found), labels, classes, rate=rate, skipped=tuple(skipped)
+    )
 
 
 def has_sound(folder: Path) -> bool:
@@ -138,38 +116,35 @@ def read_sound(path: Path) -> tuple[Tensor, int]:
     """
     try:
         riff = path.read_bytes()[:4] == b"RIFF"
-        if not riff and path.suffix.lower() == ".wav":
-            raise DataError(
-                f"{path}: expected a wav file; got other bytes; replace the file, take it out, or skip such files"
-            )
-        if riff:
-            return _read_wav(path)
-    except (wave.Error, EOFError):
-        pass  # floats or compressed samples: soundfile reads them
     except OSError as error:
         raise DataError(
             f"{path}: expected a file of sound; got '{error.strerror}'; check the path"
         ) from error
-    return _read_other(path)
+    if not riff and path.suffix.lower() == ".wav":
+        raise DataError(
+            f"{path}: expected a wav file; got other bytes; replace the file, take it out, or skip such files"
+        )
+    return (_read_wav(path) if riff else None) or _read_other(path)
 
 
-def _read_wav(path: Path) -> tuple[Tensor, int]:
-    with wave.open(str(path), "rb") as file:
-        width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
-        raw = file.readframes(file.getnframes())
-    raw = raw[: len(raw) // (width * channels) * width * channels]
-    octets = torch.frombuffer(bytearray(raw or b"\0"), dtype=torch.uint8)[: len(raw)].long()
-    octets = octets.reshape(-1, width)
-    if width == 1:  # alone among the widths it has no sign
-        values = octets[:, 0] - 128
-    else:
-        values = (octets << (8 * torch.arange(width))).sum(1)
-        values = values - ((values >> (8 * width - 1)) << (8 * width))
-    return (values.float() / 2 ** (8 * width - 1)).reshape(-1, channels).T, rate
+def _read_wav(path: Path) -> tuple[Tensor, int] | None:
+    """None of samples that are compressed: soundfile reads them."""
+    from scipy.io import wavfile
+
+    try:
+        with warnings.catch_warnings(action="ignore", category=wavfile.WavFileWarning):
+            rate, found = wavfile.read(path)
+    except ValueError:
+        return None
+    x = torch.atleast_2d(torch.from_numpy(found.astype("float32").T))
+    if found.dtype.kind == "f":
+        return x, rate
+    full = 2.0 ** (8 * found.dtype.itemsize - 1)
+    return (x - full if found.dtype.kind == "u" else x) / full, rate  # bytes alone have no sign
 
 
 def _read_other(path: Path) -> tuple[Tensor, int]:
-    soundfile = _soundfile(f"{path}: no wav of whole numbers, so it")
+    soundfile = _soundfile(f"{path}: no plain wav, so it")
     try:
         x, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
@@ -201,40 +176,26 @@ def resampled(x: Tensor, own: int, rate: int) -> Tensor:
 
 
 def sound_bytes(x: Tensor, rate: int, suffix: str = ".wav") -> bytes:
-    """Sound (channels, samples) as a file; what is outside [-1, 1] is clipped.
+    """Sound (channels, samples) as a file, a wav one of 16 bits; what is outside [-1, 1] is clipped.
 
     Raises:
         MissingExtraError: For another suffix than .wav without the package soundfile.
         DataError: If soundfile does not write such files.
     """
+    buffer, heard = io.BytesIO(), x.detach().cpu().float().clamp(-1, 1).T
     if suffix == ".wav":
-        return wav_bytes(x, rate)
-    import io
+        from scipy.io import wavfile
 
-    buffer = io.BytesIO()
+        wavfile.write(buffer, rate, (heard * 32767).round().short().numpy())
+        return buffer.getvalue()
     soundfile = _soundfile(f"a file of sound that ends in {suffix}")
     if suffix[1:].upper() not in soundfile.available_formats():
         raise DataError(f"expected sound as .wav, .flac or .ogg; got {suffix}; choose one of them")
-    soundfile.write(buffer, x.detach().cpu().clamp(-1, 1).T.numpy(), rate, format=suffix[1:])
-    return buffer.getvalue()
-
-
-def wav_bytes(x: Tensor, rate: int) -> bytes:
-    """Sound (channels, samples) as a wav file of 16 bits; what is outside [-1, 1] is clipped."""
-    import io
-
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(x.shape[0])
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        whole = (x.detach().cpu().float().clamp(-1, 1) * 32767).round().to(torch.int16)
-        file.writeframes(whole.T.contiguous().numpy().astype("<i2").tobytes())
+    soundfile.write(buffer, heard.numpy(), rate, format=suffix[1:])
     return buffer.getvalue()
 
 
 def in_a_row(x: Tensor, rate: int, gap: float = 0.15) -> Tensor:
     """Clips (N, channels, samples) one after the other as (channels, samples), with silence between them."""
     pause = x.new_zeros(x.shape[1], round(gap * rate))
-    parts: Sequence[Tensor] = [part for clip in x for part in (clip, pause)]
-    return torch.cat(list(parts)[:-1], 1)
+    return torch.cat([part for clip in x for part in (clip, pause)][:-1], 1)

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from flowmaps.data.cached import kept as tensors
 from flowmaps.errors import DataError, MissingExtraError
 
 
@@ -147,12 +146,10 @@ def _pretrained(name: str) -> tuple[Any, Any]:
     library: Any = transformers
     try:
         kind = library.AutoConfig.from_pretrained(name).model_type
-        family = {
-            "clip": "CLIPTextModel",
-            "clip_text_model": "CLIPTextModel",
-            "t5": "T5EncoderModel",
-        }
-        model = getattr(library, family.get(kind, "AutoModel")).from_pretrained(name)
+        # of these the part that reads; a CLIP's own configuration is of kind clip_text_model
+        readers = {"clip": "CLIPTextModel", "t5": "T5EncoderModel"}
+        reader = getattr(library, readers.get(kind.partition("_")[0], "AutoModel"))
+        model = reader.from_pretrained(name)
         return library.AutoTokenizer.from_pretrained(name), model.eval().requires_grad_(False)
     except Exception as error:  # transformers raises many kinds
         why = " ".join(str(error).split())[:200]
@@ -190,23 +187,11 @@ def words_for(texts: Sequence[str]) -> Words:
 @lru_cache(maxsize=2)
 def kept(encoder: Encoder, texts: tuple[str, ...]) -> dict[str, Tensor]:
     """What an encoder says of texts, from a file that is named by both."""
-    said = json.dumps([encoder.settings, texts]).encode()
+    said = hashlib.sha256(json.dumps([encoder.settings, texts]).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowmaps"
-    file = folder / f"texts-{hashlib.sha256(said).hexdigest()[:16]}.safetensors"
-    if not file.exists():
+
+    def read() -> dict[str, Tensor]:
         parts = [encoder(texts[i : i + 64]) for i in range(0, len(texts), 64)]
-        _write(file, {name: torch.cat([p[name] for p in parts]) for name in parts[0]})
-    return load_file(file)
+        return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
 
-
-def _write(file: Path, named: dict[str, Tensor]) -> None:
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(named, draft)
-        draft.replace(file)
-    except (OSError, SafetensorError) as error:
-        draft.unlink(missing_ok=True)
-        raise DataError(
-            f"what {file} keeps could not be written ({error}); set XDG_CACHE_HOME to a folder with room"
-        ) from error
+    return tensors(folder / f"texts-{said}.safetensors", read)

@@ -36,16 +36,12 @@ class Shapes(Captioned):
     split: str = "train"
     seed: int = 0
     encoder: Encoder = Words(WORDS)
+    classes: tuple[str, ...] = ()  # captions tell more
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Channels, height and width."""
         return 3, SIDE, SIDE
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """None: captions tell more."""
-        return ()
 
     def __len__(self) -> int:
         return EPOCH

@@ -73,15 +73,12 @@ class Speech:
 
     def _speak(self, i: int) -> Tensor:
         draw = torch.rand(3, generator=seeded("speech", self.split, self.seed, i)).tolist()
-        voice = f"en+{_VOICES[int(draw[0] * len(_VOICES))]}"
-        manner = [
-            "-v",
-            voice,
-            "-p",
-            str(int(20 + 60 * draw[1])),
-            "-s",
-            str(int(130 + 70 * draw[2])),
-        ]
+        voice, pitch, speed = (
+            _VOICES[int(draw[0] * len(_VOICES))],
+            20 + 60 * draw[1],
+            130 + 70 * draw[2],
+        )
+        manner = f"-v en+{voice} -p {int(pitch)} -s {int(speed)}".split()
         with TemporaryDirectory() as folder:
             file = Path(folder) / "digit.wav"
             said = subprocess.run(

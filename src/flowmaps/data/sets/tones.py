@@ -55,8 +55,8 @@ class Tones:
     @property
     def pitches(self) -> Tensor:
         """What is asked for by each class, in Hz; NaN of a drum."""
-        notes = [parts(c)[2] for c in self.classes]
-        return torch.tensor([math.nan if n is None else frequency(n) for n in notes])
+        notes = (parts(c)[2] for c in self.classes)
+        return torch.tensor([frequency(n) if n else math.nan for n in notes])
 
     @property
     def families(self) -> Tensor:
