@@ -95,11 +95,12 @@ STOCK = textwrap.dedent("""
     import diffusers, torch
     from safetensors.torch import save_file
     torch.set_num_threads(1)
-    teacher, student, plan, out = sys.argv[1:]
+    teacher, first, student, plan, out = sys.argv[1:]
     ddpm = diffusers.DDPMPipeline.from_pretrained(teacher)
     ddim = diffusers.DDIMScheduler.from_config(ddpm.scheduler.config)
     pipelines = {
         "DDPM": ddpm, "DDIM": diffusers.DDIMPipeline(ddpm.unet, ddim),
+        "first stage": diffusers.DiffusionPipeline.from_pretrained(first, trust_remote_code=True),
         "map": diffusers.DiffusionPipeline.from_pretrained(student, trust_remote_code=True),
     }
     found, seconds = {}, {}
@@ -125,9 +126,11 @@ STOCK = textwrap.dedent("""
     print(json.dumps(seconds))
 """).replace("BATCH", str(BATCH))
 PLAN = [("DDPM", 3 if FAST else 1000, FEW)]
-PLAN += [("DDIM", k, COUNT) for k in (50, 20, 10, 4)] + [("map", k, COUNT) for k in (1, 2, 4, 8)]
+PLAN += [("DDIM", k, COUNT) for k in (50, 20, 10, 4)]
+PLAN += [(stage, k, COUNT) for stage in ("first stage", "map") for k in (1, 2, 4, 8)]
 out = PLACE / "samples.safetensors"
-command = [PLACE / "teacher", PLACE / "map" / "distilled", json.dumps(PLAN), out]
+places = [PLACE / name / "distilled" for name in STAGES]
+command = [PLACE / "teacher", *places, json.dumps(PLAN), out]
 said = subprocess.run(
     [sys.executable, "-c", STOCK, *map(str, command)], check=True, stdout=subprocess.PIPE, text=True
 )

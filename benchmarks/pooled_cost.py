@@ -1,5 +1,7 @@
 """What pooled velocities cost beside the network: steps of `default` with none, the batch's own data, and 1,024 rows more.
 
+Of clips (the last case) the loop remembers fewer, `train.memory.LIMIT` bytes; all 1,024 of them would be 135 MB.
+
     python benchmarks/pooled_cost.py        a minute
 
 Ratios are taken within this run: the variants are timed in turns, processor seconds, medians. Results: benchmarks/pooled_cost.json.
@@ -17,12 +19,14 @@ from flowmaps.learn.objective import Objective
 from flowmaps.learn.pooled import kept, together
 from flowmaps.nets.build import build, describe_net
 from flowmaps.recipes import get
+from flowmaps.train.memory import LIMIT
 
 ROUNDS = 40
 CASES = (
     ("mlp-tiny", (1, 8, 8), 128, None),
     ("mlp-base", (1, 8, 8), 128, None),
     ("dit-tiny", (1, 28, 28), 64, 7),
+    ("dit-tiny", (1002, 33), 32, None),
 )
 VARIANTS = {
     "conditional": {"velocity": "conditional", "memory": 0},
@@ -40,7 +44,7 @@ def variant(net: str, shape: tuple[int, ...], batch: int, patch: int | None, set
     x_0, cond = torch.randn(batch, *shape, generator=generator), {"label": torch.arange(batch) % 10}
     memory = [
         kept(torch.randn(x_0.shape, generator=generator), cond)
-        for _ in range(recipe.memory // batch)
+        for _ in range(min(recipe.memory // batch, LIMIT // x_0.nbytes))
     ]
 
     def step() -> float:

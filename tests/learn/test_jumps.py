@@ -14,9 +14,10 @@ from flowmaps.learn.jumps import (
     HalvingGrid,
     Inductive,
     SourceThenGap,
+    Until,
     Within,
 )
-from flowmaps.learn.times import Fixed, LogitNormal
+from flowmaps.learn.times import Fixed, LogitNormal, SortedPair, Uniform
 
 N = 20_000
 
@@ -113,3 +114,15 @@ def test_inductive_pairs_are_a_fixed_distance_apart_in_noise_level(gen) -> None:
     assert_close((eta_s - eta_w)[free], torch.full_like(s[free], 9 / 16), atol=2e-4, rtol=0)
     assert bool((eta_s - eta_t <= 9 / 16 + 2e-4)[~free].all())
     assert 0.2 < free.float().mean() < 0.8
+
+
+def test_until_shrinks_the_jumps_that_begin_too_late() -> None:
+    law = SortedPair(Uniform())
+    free = law(5000, torch.Generator().manual_seed(0))
+    kept = Until(law, 0.7)(5000, torch.Generator().manual_seed(0))
+    late = free.s > 0.7
+    assert 0.3 < late.double().mean() < 0.7
+    for a, b in zip(kept, free, strict=True):
+        assert torch.equal(a[~late], b[~late])
+        assert_close((a / kept.s)[late], (b / free.s)[late])
+    assert_close(kept.s[late], torch.full_like(kept.s[late], 0.7))

@@ -20,6 +20,7 @@ from flowmaps.learn.times import (
     SortedPair,
     ToData,
     Uniform,
+    Upwards,
     UShaped,
 )
 
@@ -87,6 +88,16 @@ def test_laws_of_one_time(gen) -> None:
     either = Either(0.9, 0.4, odds=0.3)(N, gen)
     share(either == 0.4, 0.3)
     share(either == 0.9, 0.7)
+
+
+def test_upwards_are_the_same_jumps_from_their_other_end() -> None:
+    law = SortedPair(Uniform(), starts=0.2, ends=0.3)
+    down = law(N, torch.Generator().manual_seed(0))
+    up = Upwards(law)(N, torch.Generator().manual_seed(0))
+    assert torch.equal(up.s, down.t)
+    assert torch.equal(up.w, down.w)
+    assert torch.equal(up.t, down.s)
+    assert (up.s < up.t).all()
 
 
 def test_to_data_ends_at_zero(gen) -> None:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..learn.pooled import Kept, kept, together
 
-LIMIT = 2**28
-"""Bytes of samples at most: of large samples fewer rows are remembered."""
+LIMIT = 2**25
+"""Bytes of samples at most: of large samples fewer rows are remembered, for a step multiplies all of them with its own."""
 
 
 @final
