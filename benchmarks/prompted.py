@@ -25,6 +25,7 @@ from flowmaps.cli.demo import machine_facts, one_sample
 from flowmaps.cli.draw import Model, Way, data_of, open_model
 from flowmaps.cli.scores import judge
 from flowmaps.data.captions import Captioned
+from flowmaps.data.encoded import Encoded
 from flowmaps.data.sounds import in_a_row, sound_bytes
 from flowmaps.metrics.sound import log_spectral_distance
 from flowmaps.report import ladder, save_png
@@ -137,7 +138,9 @@ def _round_trip(model: Model) -> dict[str, float] | None:
     codec = model.saved.codec
     if codec is None:
         return None
-    x = data_of(model, split="test").batch(torch.arange(50))[0]
+    data = data_of(model, split="test")
+    assert isinstance(data, Encoded)
+    x = data.data.batch(torch.arange(50))[0]
     again = codec.decode(codec.encode(x))
     return {
         "largest_error": float((again - x).abs().max()),
@@ -180,7 +183,7 @@ def table(found: dict[str, Any]) -> str:
             lines.append(f"| `{name}` | {words} | " + " | ".join(cells) + " |")
         jump, walk = told["one"]["jump"], told["one"]["walk"]
         ends = f"{1000 * jump:.0f} ms", f"{1000 * walk:.0f} ms, {walk / jump:.0f} x"
-        lines.append(f"| | from what is asked for to one result | {ends[0]} | | | {ends[1]} |")
+        lines.append(f"| | one result, from what is asked for | {ends[0]} | | | {ends[1]} |")
     return "\n".join(lines)
 
 
