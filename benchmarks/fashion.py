@@ -2,7 +2,7 @@
 
     python benchmarks/fashion.py            all stages: about 70 minutes on two cores, one thread a run
     python benchmarks/fashion.py evaluate   one stage: teacher, baseline, flow_map or evaluate
-    python benchmarks/fashion.py both_ways inverse    the maps of fashion_control.py and tune.py: 50 minutes more
+    python benchmarks/fashion.py both_ways inverse inverse_long    the maps of fashion_control.py and tune.py: 155 minutes more
 
 One model is trained by flow matching first (`teacher`). From its weights, the same time is spent twice: on more flow
 matching (`baseline`) and on compositional distillation with the guidance folded in (`flow_map`). Both have had the same time
@@ -10,8 +10,8 @@ then, the teacher's included. The baseline is walked with and without classifier
 best. Results and pictures: benchmarks/fashion.json, benchmarks/fashion*.png. In the stored results the map had 840 seconds of
 the second half and the baseline 1,200, beside other work on the machine; the seconds of every run are in the json.
 
-`both_ways` is a map that goes up to the noise as well and comes back; `inverse` is it after a last stage in which nearly half of
-the rows do. Their teacher had 3,600 steps in the stored results of fashion_control.json and tune.json.
+`both_ways` is a map that goes up to the noise as well and comes back; `inverse` and `inverse_long` are it after stages in which half
+of the rows and more do. Their teacher had 3,600 steps in the stored results of fashion_control.json and tune.json.
 """
 
 import json
@@ -77,19 +77,20 @@ def configs() -> dict[str, Config]:
             **NET,
         ),
         "both_ways": both,
-        "inverse": both.model_copy(
-            update={
-                "set": down
-                | {"diagonal": 0.2, "both": True, "back": 0.45, "starts": 0.4, "ends": 0.4},
-                "init": str(RUNS / "both_ways"),
-                "run": Run(steps=10**6, seconds=INVERSE, lr=3e-4, **UNCOMPILED | {"warmup": 30}),
-            }
-        ),
+        "inverse": _returning(both, "both_ways", INVERSE, diagonal=0.15, back=0.5),
+        "inverse_long": _returning(both, "inverse", LONGER, diagonal=0.1, back=0.6),
     }
 
 
-BOTH_WAYS, INVERSE = 2400.0, 540.0
-"""Seconds of the map of both directions, and of its last stage."""
+def _returning(both: Config, start: str, seconds: float, **shares: float) -> Config:
+    """A stage of a map of both directions in which half of the rows and more go up and come back."""
+    run = Run(steps=10**6, seconds=seconds, lr=5e-4, **COMMON | {"warmup": 50})
+    settings = both.set | {"starts": 0.5, "ends": 0.5} | shares
+    return both.model_copy(update={"set": settings, "init": str(RUNS / start), "run": run})
+
+
+BOTH_WAYS, INVERSE, LONGER = 2400.0, 4200.0, 2700.0
+"""Seconds of the map of both directions, and of the stages in which it learns to come back."""
 GUIDANCE = 1.5
 """Guidance scale folded into the map."""
 SCALES = (1.0, 1.25, 1.5, 2.0)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from fashion import Judge, draw, jump
 from torch import Tensor
 
 from flowmaps.cli.restore import scores as restored_scores
@@ -268,8 +269,8 @@ def run_edit(bench: Bench) -> dict:
 
 
 def run_invert(bench: Bench) -> dict:
-    """Round trips of test images under their own class, from t = 0 as they are, by every map there is."""
-    x, label, found = bench.x[:16], bench.label[:16], {}
+    """Round trips of test images under their own class, from t = 0 as they are, by every map there is; and how well it draws."""
+    x, label, found, judge = bench.x[:64], bench.label[:64], {}, Judge()
     ways = {
         "1 + 1 jumps": Jump(1),
         "8 + 8 jumps": Jump(8),
@@ -279,10 +280,12 @@ def run_invert(bench: Bench) -> dict:
         "8 jumps, inverted by fixed points": FixedPoint(8, iterations=20),
         "32 Heun steps up, 8 jumps down": Ode(32),
     }
-    for name in ("flow_map", "both_ways", "inverse"):
+    for name in ("flow_map", "both_ways", "inverse", "inverse_long"):
         if not (RUNS / name).exists():
             continue
-        flow_map, rows = load(RUNS / name).flow_map, {}
+        flow_map = load(RUNS / name).flow_map
+        rows = {f"{k} jumps of noise": judge(draw(jump(flow_map, k), 2000)[0]) for k in (1, 4)}
+        print(name, rows, flush=True)
         for way_name, way in ways.items():
             back = 8 if isinstance(way, Ode) else None
             out = invert(flow_map, x, way, back=back, label=label)
