@@ -10,8 +10,8 @@ then, the teacher's included. The baseline is walked with and without classifier
 best. Results and pictures: benchmarks/fashion.json, benchmarks/fashion*.png. In the stored results the map had 840 seconds of
 the second half and the baseline 1,200, beside other work on the machine; the seconds of every run are in the json.
 
-`both_ways` is a map that goes up to the noise as well and comes back; `inverse` and `inverse_long` are it after stages in which half
-of the rows and more do. Their teacher had 3,600 steps in the stored results of fashion_control.json and tune.json.
+`both_ways` is a map that goes up to the noise as well and comes back; `inverse` and `inverse_long` are it after stages where half
+or more of the rows do. Their teacher had 3,600 steps in the stored results of fashion_control.json and tune.json.
 """
 
 import json
