@@ -88,6 +88,7 @@ def test_the_demo_of_prompts_measures_what_was_asked_for(call, tmp_path) -> None
     for name, config in configurations(demo, tmp_path, None).items():
         run = config.run.model_copy(update={"steps": 2, "seconds": None, "batch": 16})
         setup.train(config.model_copy(update={"run": run}), tmp_path / name)
+    assert config.teacher == str(tmp_path / "baseline")
     report, measured = measure(demo, tmp_path, 12)
     keys = {"model", "recipe", "sampler", "nfe", "adherence", "adherence_held_out", "seconds"}
     assert all(set(row) == keys for row in (*report["rows"], report["own_walk"]))
@@ -127,8 +128,11 @@ def test_the_demo_of_sound_plays_what_it_made(tmp_path) -> None:
         names += "loss_baseline loss_flow_map"
         shown = dict.fromkeys(names.split(), b"")
         found = Audit((0.0, 1.0), {}, {}, None, False, ())
-        headings = [each.heading for each in _sections(report, shown, found, measured, tmp_path)]
+        sections = _sections(report, shown, found, measured, tmp_path)
+        headings = [each.heading for each in sections]
         assert headings[:2] == ["What one sees", "What one hears"]
+        assert config.teacher is None
+        assert any("learns from the data alone" in each.html() for each in sections)
     assert section.count("data:audio/wav;base64,") == 3
     assert "soft string a3, soft string d4" in section
     row, rate = read_sound(tmp_path / "1_jump.wav")

@@ -9,7 +9,8 @@ Examples:
 
 First a baseline, flow matching on scikit-learn's digits, which is walked with 1 to 64 Heun steps; then a flow map, distilled
 from it, which jumps 1 to 8 times. Both draw the same number of samples of every digit from the same noise. The demo of prompts
-does the same with captions, and reads from the pixels whether what they ask for is there.
+does the same with captions, and reads from the pixels whether what they ask for is there; the map of the demo of sound learns
+from the data alone.
 """
 
 import json
@@ -88,8 +89,11 @@ def main(argv: list[str]) -> int:
 
 
 def configurations(demo: Demo, out: Path, seconds: float | None) -> dict[str, Config]:
-    """The two runs by the name of their folder, the map's teacher being the baseline."""
-    teacher = {"teacher": str(out / "baseline")}
+    """The two runs by the name of their folder; the baseline is the map's teacher if its recipe wants one."""
+    from ..recipes import get
+
+    taught = get(demo.flow_map.recipe).needs_teacher
+    teacher = {"teacher": str(out / "baseline") if taught else None}
     plans = {
         "baseline": demo.baseline,
         "flow_map": demo.flow_map.model_copy(update=teacher),

@@ -62,8 +62,8 @@ def lead(report: dict[str, Any], demo: "Demo") -> str:
     one = next(row for row in rows if row["model"] == "flow_map")
     walk = max((row for row in rows if row["model"] == "flow_matching"), key=lambda r: r["nfe"])
     return (
-        f"One network call of the flow map draws {demo.things} at {word} of {one[name]:.3f}; the diffusion model that "
-        f"it was distilled from reaches {walk[name]:.3f} with {walk['nfe']}. {report['samples']:,} {demo.things} took "
+        f"One network call of the flow map draws {demo.things} at {word} of {one[name]:.3f}; flow matching, "
+        f"which is walked, reaches {walk[name]:.3f} with {walk['nfe']}. {report['samples']:,} {demo.things} took "
         f"{one['seconds']:.2f} s instead of {walk['seconds']:.1f} s: {walk['seconds'] / one['seconds']:.0f} times faster."
     )
 
@@ -157,12 +157,17 @@ def _trained(report: dict[str, Any], shown: Shown, measured: "Measured") -> Sect
         report["train_seconds"],
         (measured.baseline.about["step"], measured.model.about["step"]),
     )
+    how = (
+        "which starts at the baseline's weights"
+        if _taught(measured)
+        else "which learns from the data alone"
+    )
     return Section(
         "How it was trained",
         [
             f"Both trainings together took {train['total']:.0f} s: {train['flow_matching']:.0f} s for the baseline "
             f"({measured.baseline.recipe}, {steps[0]:,} steps) and {train['flow_map']:.0f} s for the flow map "
-            f"({measured.model.recipe}, {steps[1]:,} steps), which starts at the baseline's weights.",
+            f"({measured.model.recipe}, {steps[1]:,} steps), {how}.",
             Picture(shown["loss_baseline"], "The baseline's loss.", 640),
             Picture(shown["loss_flow_map"], "The flow map's loss: the residual of its rule.", 640),
         ],
@@ -270,9 +275,14 @@ def _audit(measured: "Measured") -> Audit:
         model.flow_map,
         x_0.to(model.device),
         generator,
-        velocity=measured.baseline.flow_map.velocity,
+        velocity=measured.baseline.flow_map.velocity if _taught(measured) else None,
         cond=cond,
     )
+
+
+def _taught(measured: "Measured") -> bool:
+    """Whether the baseline was the map's teacher."""
+    return measured.model.about["config"]["teacher"] is not None
 
 
 def losses(folder: Path) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""What `flowmaps demo` trains: a baseline of flow matching, and the flow map distilled from it. The one place to tune it."""
+"""What `flowmaps demo` trains: a baseline of flow matching, and a flow map, distilled from it or not. The one place to tune it."""
 
 from dataclasses import dataclass
 from typing import Literal, final
@@ -16,7 +16,7 @@ class Demo:
         things: What is drawn, in the plural.
         about: One line on the data; `{n}` is their number.
         baseline: The model that is walked.
-        flow_map: The map; its teacher is the baseline.
+        flow_map: The map; its teacher is the baseline, if its recipe wants one.
         baseline_steps: Steps of the walks.
         flow_map_steps: Numbers of jumps.
         samples: How many every row is measured on.
@@ -53,7 +53,7 @@ def _config(
     net: str,
     run: Run,
     *,
-    settings: dict[str, float] | None = None,
+    settings: dict[str, float | str] | None = None,
     codec: str | None = None,
     patch: int | None = None,
     guidance: GuidanceConfig | None = None,
@@ -141,7 +141,12 @@ DEMOS = {
             codec="advance",
         ),
         flow_map=_config(
-            "push_forward", "tones", "dit-tiny", _run(380, 32, 1e-3, "yes"), codec="advance"
+            "default",
+            "tones",
+            "dit-tiny",
+            _run(380, 32, 2e-3, "yes"),
+            settings={"velocity": "conditional", "mean": 0.5, "std": 1.6, "starts": 0.2},
+            codec="advance",
         ),
         baseline_steps=(1, 4, 16, 64),
         flow_map_steps=(1, 2, 4),
