@@ -122,10 +122,15 @@ def test_psd_goes_both_ways_and_back(gen) -> None:
         assert abs((s == 0).float().mean() - 0.2 * up) < 5 * (0.16 / 20_000) ** 0.5
         assert ((w - s) * (t - w) >= 0).all()
     assert "starodubcev2024icd" in both.cite
+    few = recipes.get("psd", diagonal=0.5, both=True, back=0.2, levels=3).terms[2].times(1000, gen)
+    assert set((few.t - few.s).tolist()) == {1.0, 0.5, 0.25}
+    assert set(few.s.tolist()) == {0.0, 0.25, 0.5, 0.75}
     down = recipes.get("psd").terms[1].times(1000, gen)
     assert (down.t <= down.s).all()
     with pytest.raises(RecipeError, match=r"back=0\.2 goes up and down: it needs both=True"):
         recipes.get("psd", back=0.2)
+    with pytest.raises(RecipeError, match="levels=3 is of the rows that go up and back"):
+        recipes.get("psd", both=True, levels=3)
 
 
 def test_guided_recipe_learns(gen) -> None:

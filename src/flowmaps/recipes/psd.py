@@ -3,7 +3,8 @@
 `split="uniform"` is PSD-U, `split="midpoint"` PSD-M, in the preconditioned (mean-velocity) form. `anchor="teacher"` takes the
 diagonal from a teacher instead of from data, and `channels=0` drops the learned weight: both make it `split_mean_flow`
 (Guo et al. 2025, arXiv:2507.16884) with a longer diagonal. Additions, off by default: `skew`, `starts` and `ends`, as in `lmd`;
-`both` for jumps up as well, from data to noise, and a share `back` of the rows that go up and back (iCD, arXiv:2406.14539).
+`both` for jumps up as well, from data to noise, and a share `back` of the rows that go up and back (iCD, arXiv:2406.14539), between
+any two times or, with `levels`, by jumps of length 1, 1/2, 1/4, ... as samplers of few steps make them.
 Deviations: the learned weight has a floor, 0.1; without it (`floor=0`, as published) agreement with itself may drive out the
 data (CHANGELOG.md).
 """
@@ -12,6 +13,7 @@ from typing import Literal
 
 from ..errors import RecipeError
 from ..learn.endpoints import Return
+from ..learn.jumps import Dyadic
 from ..learn.objective import Recipe, Term
 from ..learn.rules import Compositional, DiagonalRule
 from ..learn.times import Diagonal, Fixed, Uniform, Upwards, skewed
@@ -29,17 +31,21 @@ def psd(
     ends: float = 0.0,
     both: bool = False,
     back: float = 0.0,
+    levels: int = 0,
 ) -> Recipe:
     """Flow matching on a share `diagonal`, up and back on a share `back`, the compositional rule on the rest."""
     if back and not both:
         raise RecipeError(f"back={back} goes up and down: it needs both=True")
+    if levels and not back:
+        raise RecipeError(f"levels={levels} is of the rows that go up and back: it needs back > 0")
     weight = LearnedLogVar(channels, floor=floor) if channels else None
     law = Uniform() if split == "uniform" else Fixed(0.5)
     down = skewed(skew, starts, ends, split=law)
     pair = skewed(skew, starts, ends, split=law, both=both)
+    away = Upwards(Dyadic(levels) if levels else down)
     tangent = DiagonalRule(anchor)
     jumps = Term(rule=Compositional("self"), times=pair, share=1 - diagonal - back, weight=weight)
-    returns = (Term(rule=Return(), times=Upwards(down), share=back, weight=weight),) if back else ()
+    returns = (Term(rule=Return(), times=away, share=back, weight=weight),) if back else ()
     return Recipe(
         name="psd",
         cite=("boffi2025lsd", *(("starodubcev2024icd",) if back else ())),
