@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flowmaps.cli.restore import scores as restored_scores
 from flowmaps.control.edit import edit
-from flowmaps.control.invert import FixedPoint, Jump, Ode, invert, noise_statistics
+from flowmaps.control.invert import BDIA, FixedPoint, Jump, Ode, invert, noise_statistics
 from flowmaps.control.operators import Downsample, Mask, gaussian_blur
 from flowmaps.control.restore import NoisePosterior, PiGDM, PlugAndPlay, PnPCM, restore
 from flowmaps.control.rewards import Brightness, ClassLogProb, Reward, Symmetry
@@ -279,8 +279,10 @@ def run_invert(bench: Bench) -> dict:
         "1 jump, inverted by a fixed point": FixedPoint(1, iterations=50),
         "8 jumps, inverted by fixed points": FixedPoint(8, iterations=20),
         "32 Heun steps up, 8 jumps down": Ode(32),
+        "4 steps of jumps both ways, two points kept": BDIA(4),
+        "8 steps of jumps both ways, two points kept": BDIA(8),
     }
-    for name in ("flow_map", "both_ways", "inverse", "inverse_long"):
+    for name in ("flow_map", "both_ways", "inverse", "inverse_long", "inverse_few"):
         if not (RUNS / name).exists():
             continue
         flow_map = load(RUNS / name).flow_map

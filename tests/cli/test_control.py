@@ -9,6 +9,7 @@ COMMANDS = {
     "invert": ("-n", 4, "--steps", 2),
     "invert-ode": ("-n", 4, "--method", "ode", "--steps", 3, "--back", 1),
     "invert-corrected": ("-n", 4, "--method", "corrected"),
+    "invert-bdia": ("-n", 4, "--method", "bdia", "--steps", 3),
     "invert-fixed": ("-n", 3, "--method", "fixed", "--class", 2),
     "edit": ("-n", 3, "--to", 3, "--times", "0.3,1"),
     "edit-noised": ("-n", 3, "--to", 3, "--times", "0.5", "--noised", "--class", 5),

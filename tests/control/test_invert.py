@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from flowmaps.control.edit import edit, interpolate, sdedit, slerp
-from flowmaps.control.invert import WAYS, FixedPoint, Jump, Ode, invert, noise_statistics
+from flowmaps.control.invert import (
+    BDIA,
+    WAYS,
+    FixedPoint,
+    Jump,
+    Ode,
+    invert,
+    noise_statistics,
+)
 from flowmaps.control.likelihood import ByJumps, log_prob
 from flowmaps.core.flow_map import FlowMap, NetFlowMap
 from flowmaps.core.interpolant import linear
@@ -242,3 +250,57 @@ def test_a_jump_up_is_where_a_fixed_point_may_begin() -> None:
     )
     assert corrected < alone / 20
     assert corrected < cold / 2
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.6])
+@pytest.mark.parametrize("steps", [2, 5])
+def test_jumps_both_ways_find_the_noise_of_an_exact_map(steps, gamma, gen) -> None:
+    world = rotated()
+    x = world.sample(7, gen)
+    found = invert(world.flow_map, x, BDIA(steps, gamma), stop=0.9)
+    torch.testing.assert_close(found.x, world.flow_map(x, 0.0, 0.9))
+    torch.testing.assert_close(found.before, world.flow_map(x, 0.0, 0.9 * (1 - 1 / steps)))
+    assert float(found.error.max()) < 1e-9
+    assert found.cost.forward == 7 * (4 * steps - 3)
+
+
+def test_jumps_both_ways_come_back_through_any_network(gen) -> None:
+    """Where the network is wrong above the diagonal jumps lose the data and the pair does not; nor does an edit of nothing."""
+    world = rotated()
+    x, wrong = world.sample(9, gen), DownOnly(world)
+    assert float(invert(wrong, x, Jump(4)).error.max()) > 0.1
+    for way in (BDIA(4), BDIA(4, gamma=0.5)):
+        assert float(invert(wrong, x, way).error.max()) < 1e-9
+        torch.testing.assert_close(edit(wrong, x, {}, {}, time=0.8, method=way).x, x)
+    model = Two(bend=0.3)
+    kept = edit(model, x[:, :2], labels(9, 0), labels(9, 0), method=BDIA(3))
+    torch.testing.assert_close(kept.x, x[:, :2])
+    assert kept.cost.forward == 9 * 9
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.4])
+def test_gamma_is_the_share_of_what_was_missed(gamma, gen) -> None:
+    world = rotated()
+    x, f = world.sample(5, gen), Long(world)
+    middle = f(x, 0.0, 0.5)
+    wanted = f(middle, 0.5, 1.0) + gamma * (x - f(middle, 0.5, 0.0))
+    torch.testing.assert_close(invert(f, x, BDIA(2, gamma)).x, wanted)
+
+
+def test_an_edit_of_a_pair_starts_from_both_points(gen) -> None:
+    model = Two()
+    a, b = model.worlds
+    x = a.sample(6, gen)
+    found = edit(model, x, labels(6, 0), labels(6, 1), time=1.0, method=BDIA(2))
+    z, half = a.flow_map(x, 0.0, 1.0), a.flow_map(x, 0.0, 0.5)
+    wanted = b.flow_map(half, 0.5, 0.0) + z - b.flow_map(half, 0.5, 1.0)
+    torch.testing.assert_close(found.x, wanted)
+    torch.testing.assert_close(found.middle, z)
+
+
+def test_what_a_pair_asks_for(gen) -> None:
+    for broken in (lambda: BDIA(1), lambda: BDIA(4, gamma=0.0), lambda: BDIA(4, gamma=1.2)):
+        with pytest.raises(ControlError):
+            broken()
+    with pytest.raises(ControlError, match="its own 4 steps; got back=2"):
+        invert(gaussian().flow_map, gaussian().sample(3, gen), BDIA(4), back=2)

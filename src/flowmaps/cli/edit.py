@@ -8,7 +8,7 @@ Examples:
   flowmaps edit runs/map --between --frames 9               great circles between the noises of pairs of data
 
 The way up is the map's jump (--method ode for maps that were trained downwards only). Unless --plain, only the difference of the
-two ways down is added, so that what the inversion loses is not lost in the edit.
+two ways down is added, so that what the inversion loses is not lost in the edit. --method bdia --steps 4 loses nothing.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Options:
     """Interpolate between pairs of data instead."""
     frames: int = 9
     """Frames of --between."""
-    method: Literal["jump", "corrected", "ode", "fixed"] = "jump"
+    method: Literal["jump", "corrected", "ode", "fixed", "bdia"] = "jump"
     """How to go up."""
     steps: int = 1
     """Jumps or steps up."""

@@ -5,6 +5,7 @@ Examples:
   flowmaps invert runs/map --steps 8                  eight and eight
   flowmaps invert runs/map --method ode --steps 32    integrate the map's velocity upwards (network never asked for t > s)
   flowmaps invert runs/map --method fixed             invert the downward jump itself by fixed point
+  flowmaps invert runs/map --method bdia --steps 4    jumps both ways, two points kept: comes back exactly
 
 The picture shows data, their noise, what comes back, and the difference. In the json: the relative round-trip error, and how
 far the noise is from white (mean, variance - 1, excess kurtosis, correlation of neighbours: all 0 for true noise).
@@ -26,8 +27,9 @@ class Options:
 
     checkpoint: Annotated[Positional[Path], arg(metavar="CKPT")]
     """Folder of a run (its newest checkpoint) or of a checkpoint."""
-    method: Literal["jump", "corrected", "ode", "fixed"] = "jump"
-    """The map's own jumps up, these with three corrections each, Heun steps along its velocity, the inverse of its jumps down."""
+    method: Literal["jump", "corrected", "ode", "fixed", "bdia"] = "jump"
+    """The map's own jumps up, these with three corrections each, Heun steps along its velocity, the inverse of its jumps down, or
+    jumps both ways, which come back exactly (--steps 4)."""
     steps: int = 1
     """Jumps or steps upwards."""
     back: int | None = None

@@ -17,7 +17,7 @@ from ..errors import ControlError
 from ..sample import sample
 from ..sample.sample import renoise
 from .budget import Budget, Result
-from .invert import Inverter, Jump
+from .invert import BDIA, Inverter, Jump
 
 
 @final
@@ -54,7 +54,7 @@ def edit(
         time: Where the condition changes; later times change more, and at 0 nothing changes.
         residual: Add only the difference of the two ways down, $x' = x + X(z,t,0;target) - X(z,t,0;source)$, so that what the
             inversion loses is not lost in the edit (one more call per jump).
-        method: How to go up; `Jump()` by default.
+        method: How to go up; `Jump()` by default. `BDIA` comes down by its own steps, and exactly where nothing is edited.
         jumps: Jumps of every way down.
         onto: Map for the way down to the target; by default `flow_map`. A guided one belongs here: with guidance on the way up
             an inversion drifts away from noise.
@@ -65,6 +65,10 @@ def edit(
     down = torch.linspace(time, 0, jumps + 1, dtype=torch.float64)
     with torch.no_grad(), Budget() as budget:
         watched, last = budget.watch(flow_map), budget.watch(onto or flow_map)
+        if isinstance(method, BDIA):  # it loses nothing: there is no residual to add
+            before, z = method.pair(watched, x_0, up, **source)
+            x = method.back(last, (before, z), up, **target)
+            return Edited(x=x, cost=budget.cost, middle=z)
         z = method(watched, x_0, up, **source)
         x = sample(last, z, down, **target)
         if residual:

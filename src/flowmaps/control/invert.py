@@ -1,7 +1,8 @@
 r"""Inversion: the noise $z$ that a flow map turns into given data, and how well it comes back.
 
 The exact inverse of X(., 1, 0) is X(., 0, 1): one jump, if the network was trained for t > s. Otherwise the map's velocity is
-integrated upwards, or the jump is inverted as it stands by a fixed point. The inverse of a *guided* map needs the same guidance
+integrated upwards, the jump is inverted as it stands by a fixed point, or two points are kept, from which the way back is
+exact. The inverse of a *guided* map needs the same guidance
 on the way back; to edit, invert without (steering.md C.1).
 """
 
@@ -128,6 +129,66 @@ class FixedPoint:
         return best
 
 
+@final
+@dataclass(frozen=True)
+class BDIA:
+    r"""Exact inversion of any map by bi-directional jumps: what comes back is the data, to rounding, and a pair is what is kept.
+
+    A step goes on from $x_k$ by the map's jump and adds what the jump back from $x_k$ misses of $x_{k-1}$:
+
+    $$x_{k+1} = X(x_k, t_k, t_{k+1}) + \gamma\,(x_{k-1} - X(x_k, t_k, t_{k-1})), \qquad x_1 = X(x_0, t_0, t_1).$$
+
+    It is solved for $x_{k-1}$ without iteration, so $(x_{K-1}, x_K)$ leads back to $x_0$ whatever the network says; and where the
+    jumps are right nothing is missed and $x_K$ is the true noise, in any number of steps. 2 K - 1 calls up, 2 K - 2 down. The
+    scheme of Zhang et al. 2023 (arXiv:2307.10829) with its two integrals replaced by the jumps that they approximate.
+
+    Attributes:
+        steps: Steps, at least 2: with one the pair holds the data.
+        gamma: How much of what is missed is carried on, in (0, 1]. Under the same condition every value is exact, but each
+            step back divides by it: at less than 1 an edit swells by $\gamma^{1-K}$.
+
+    Raises:
+        ControlError: If there is less than two steps, or gamma is outside (0, 1].
+    """
+
+    steps: int = 4
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 2:
+            raise ControlError(
+                f"bdia takes at least two steps, with one the pair that it keeps holds the data; got {self.steps} "
+                "(on the command line: --steps 4)"
+            )
+        if not 0 < self.gamma <= 1:
+            raise ControlError(f"gamma is in (0, 1]; got {self.gamma:g}")
+
+    def __call__(self, flow_map: FlowMap, x: Tensor, times: Tensor, **cond: Any) -> Tensor:
+        return self.pair(flow_map, x, times, **cond)[1]
+
+    def pair(
+        self, flow_map: FlowMap, x: Tensor, times: Tensor, **cond: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The last two points (B, *D) on the way up along `times` (K+1,), which increase."""
+        t = times.tolist()
+        x, z = x, finite(flow_map(x, t[0], t[1], **cond))
+        for below, here, above in zip(t, t[1:], t[2:], strict=False):
+            missed = x - flow_map(z, here, below, **cond)
+            x, z = z, flow_map(z, here, above, **cond) + self.gamma * missed
+        return x, z
+
+    def back(
+        self, flow_map: FlowMap, pair: tuple[Tensor, Tensor], times: Tensor, **cond: Any
+    ) -> Tensor:
+        """The data (B, *D) from the pair that `pair` found, along the same `times`, under the same condition or another."""
+        x, z = pair
+        t = times.tolist()[::-1]
+        for above, here, below in zip(t, t[1:], t[2:], strict=False):
+            missed = (z - flow_map(x, here, above, **cond)) / self.gamma
+            x, z = flow_map(x, here, below, **cond) + missed, x
+        return x
+
+
 def _mixed(points: list[Tensor], misfits: list[Tensor], rate: float) -> Tensor:
     """Anderson's next point: the combination of the last ones whose misfit is least, and a step from there. Row by row."""
     z, f = points[-1], misfits[-1]
@@ -154,8 +215,10 @@ WAYS: dict[str, Callable[[int], Inverter]] = {
     "corrected": lambda steps: FixedPoint(steps, iterations=4, jump=True),
     "ode": Ode,
     "fixed": FixedPoint,
+    "bdia": BDIA,
 }
-"""Ways up by name, of a number of steps: jumps, jumps with three corrections each, the velocity, the inverse of jumps down."""
+"""Ways up by name, of a number of steps: jumps, jumps with three corrections each, the velocity, the inverse of jumps down, and
+jumps both ways from every point."""
 
 
 @final
@@ -166,10 +229,12 @@ class Inversion(Result):
     Attributes:
         back: Where the map's jumps lead from there, (B, *D): the reconstruction.
         error: Relative round-trip error $|back - x_0|/|x_0|$ per row (B,).
+        before: Of `BDIA` the point (B, *D) before, which the way back needs; else None.
     """
 
     back: Tensor
     error: Tensor
+    before: Tensor | None = None
 
 
 def invert(
@@ -191,25 +256,31 @@ def invert(
         start: Time of the points. Data that fill no volume (flat backgrounds) have no inverse at 0: re-noise them to a small
             time with `flowmaps.sample.renoise` first.
         stop: Time to go to.
-        back: Jumps of the way back; by default as many as the method has steps.
+        back: Jumps of the way back; by default as many as the method has steps. `BDIA` comes back by its own.
         cond: Conditioning, tensors with a leading B, for both ways.
 
     Raises:
-        ControlError: If the times do not increase within [0, 1].
+        ControlError: If the times do not increase within [0, 1], or `back` is asked of `BDIA`.
     """
     method = method or Jump()
     if not 0 <= start < stop <= 1:
         raise ControlError(
             f"inversion goes up, 0 <= start < stop <= 1; got start={start:g}, stop={stop:g}"
         )
+    if isinstance(method, BDIA) and back not in (None, method.steps):
+        raise ControlError(f"bdia comes back by its own {method.steps} steps; got back={back}")
     times = torch.linspace(start, stop, method.steps + 1, dtype=torch.float64)
     down = torch.linspace(stop, start, (back or method.steps) + 1, dtype=torch.float64)
     with torch.no_grad(), Budget() as budget:
-        watched = budget.watch(flow_map)
-        x = method(watched, x_0, times, **cond)
-        returned = sample(watched, x, down, **cond)
+        watched, before = budget.watch(flow_map), None
+        if isinstance(method, BDIA):
+            before, x = method.pair(watched, x_0, times, **cond)
+            returned = method.back(watched, (before, x), times, **cond)
+        else:
+            x = method(watched, x_0, times, **cond)
+            returned = sample(watched, x, down, **cond)
     error = relative_error(returned, x_0)
-    return Inversion(x=x, cost=budget.cost, back=returned, error=error)
+    return Inversion(x=x, cost=budget.cost, back=returned, error=error, before=before)
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
