@@ -2,7 +2,8 @@
 
     python benchmarks/fashion.py            all stages: about 70 minutes on two cores, one thread a run
     python benchmarks/fashion.py evaluate   one stage: teacher, baseline, flow_map or evaluate
-    python benchmarks/fashion.py both_ways inverse inverse_long inverse_few    the maps of fashion_control.py and tune.py: 225 minutes more
+    python benchmarks/fashion.py both_ways inverse inverse_long inverse_few
+                                           the maps of fashion_control.py and tune.py: 225 minutes more
 
 One model is trained by flow matching first (`teacher`). From its weights, the same time is spent twice: on more flow
 matching (`baseline`) and on compositional distillation with the guidance folded in (`flow_map`). Both have had the same time
@@ -11,7 +12,8 @@ best. Results and pictures: benchmarks/fashion.json, benchmarks/fashion*.png. In
 the second half and the baseline 1,200, beside other work on the machine; the seconds of every run are in the json.
 
 `both_ways` is a map that goes up to the noise as well and comes back; `inverse`, `inverse_long` and `inverse_few` are it after
-stages where half or more of the rows do, in the last by the jumps of samplers of few steps. Their teacher had 3,600 steps in the stored results of fashion_control.json and tune.json.
+stages where half or more of the rows do, in the last by the jumps of samplers of few steps. Their teacher had 3,600 steps in
+the stored results of fashion_control.json and tune.json.
 """
 
 import json
