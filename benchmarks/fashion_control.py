@@ -270,7 +270,7 @@ def run_edit(bench: Bench) -> dict:
 
 def run_invert(bench: Bench) -> dict:
     """Round trips of test images under their own class, from t = 0 as they are, by every map there is; and how well it draws."""
-    x, label, found, judge = bench.x[:64], bench.label[:64], {}, Judge()
+    x, label, found, judge = bench.x[:128], bench.label[:128], {}, Judge()
     ways = {
         "1 + 1 jumps": Jump(1),
         "8 + 8 jumps": Jump(8),
@@ -282,7 +282,7 @@ def run_invert(bench: Bench) -> dict:
         "4 steps of jumps both ways, two points kept": BDIA(4),
         "8 steps of jumps both ways, two points kept": BDIA(8),
     }
-    for name in ("flow_map", "both_ways", "inverse", "inverse_long", "inverse_few"):
+    for name in ("flow_map", "both_ways", "inverse_long", "inverse_few"):
         if not (RUNS / name).exists():
             continue
         flow_map = load(RUNS / name).flow_map

@@ -4,10 +4,11 @@
     python benchmarks/prompted.py tones speech       these alone; what is stored of the others stays
 
 All four learn from data alone, by `default`, one core each: scenes and emoji by their captions, instruments and spoken digits by
-their names. Every row is drawn from the same noise; the walk is 64 Heun steps along the map's own velocity. `one` is the median
-time from what is asked for to one result, the model being loaded, and `round_trip` what the codec alone loses. Writes
-prompted.json, its table in docs/prompts.md, docs/pictures/prompted_*.png and docs/sounds/*.wav. Needs espeak-ng and the font of
-emoji (Debian: apt-get install espeak-ng fonts-noto-color-emoji).
+their names. The scenes have a last stage in which `psd` joins two jumps to one. Every row is drawn from the same noise; the walk
+is 64 Heun steps along the map's own velocity. `one` is the median time from what is asked for to one result, the model being
+loaded, and `round_trip` what the codec alone loses. Writes prompted.json, its table in docs/prompts.md,
+docs/pictures/prompted_*.png and docs/sounds/*.wav. Needs espeak-ng and the font of emoji (Debian: apt-get install espeak-ng
+fonts-noto-color-emoji).
 """
 
 import json
@@ -43,9 +44,9 @@ BEGIN, END = "<!-- the four runs -->", "<!-- end -->"
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, and how it is judged: `n` samples on each of `judged`, of whose scores these are kept."""
+    """A run of one or more stages, and how it is judged: `n` samples on each of `judged`, of whose scores these are kept."""
 
-    config: Config
+    stages: tuple[Config, ...]
     n: int
     scores: dict[str, str]
     shown: tuple[int, ...] = tuple(range(10))
@@ -65,34 +66,56 @@ OWN = {"velocity": "conditional"}
 CLIPS = OWN | {"mean": 0.5, "std": 1.6, "starts": 0.2}  # a name shows through noise of 95 %
 SOUND = {"recipe": "default", "set": CLIPS, "codec": "advance", "net": "dit-tiny"}
 IMAGE = {"recipe": "default", "set": OWN, "net": "dit-tiny", "patch": 8}
-LED = GuidanceConfig(scale=2.0, dropout=0.1, low=0.3)
+LED = {"data": "shapes", "guidance": GuidanceConfig(scale=2.0, dropout=0.1, low=0.3)}
+NOISE = {"starts": 0.1}  # a jump from pure noise is a tenth of all rows
+JOIN = {"predict": "x0", "anchor": "teacher", "channels": 0, "diagonal": 0.1, "starts": 0.6, "ends": 0.6}  # fmt: skip
 PLANS = {
     "shapes": Plan(
-        Config(data="shapes", guidance=LED, run=_run(3000, 2e-3, 64), **IMAGE),
+        (
+            Config(run=_run(3000, 2e-3, 64), **LED | IMAGE),
+            Config(run=_run(3900, 1.5e-3, 64), **LED | IMAGE | {"set": OWN | NOISE}),
+            Config(
+                data="shapes", run=_run(2400, 1e-3, 64), **IMAGE | {"recipe": "psd", "set": JOIN}
+            ),
+        ),
         300,
         {"adherence": "adherence", "adherence, new pairs": "new pairs"},
         judged=(("", "shapes:test"), (", new pairs", "shapes:held-out")),
     ),
     "emoji": Plan(
-        Config(data="emoji", run=_run(2700, 2e-3, 64), **IMAGE),
+        (Config(data="emoji", run=_run(2700, 2e-3, 64), **IMAGE),),
         300,
         {"found": "the right sign is the nearest"},
         shown=tuple(range(40, 280, 24)),
     ),
     "tones": Plan(
-        Config(data="tones", run=_run(2700, 2e-3, 32), **SOUND),
+        (Config(data="tones", run=_run(2700, 2e-3, 32), **SOUND),),
         264,
         {"frechet": "Frechet", "instrument": "instrument", "in_tune": "in tune"},
         shown=(33, 37, 42, 47, 51, 54, 58, 63, 65, 2),
         features=HERE / "tones_classifier.safetensors",
     ),
     "speech": Plan(
-        Config(data="speech", run=_run(1500, 2e-3, 32), **SOUND),
+        (Config(data="speech", run=_run(1500, 2e-3, 32), **SOUND),) * 2,
         300,
         {"frechet": "Frechet", "accuracy": "digit"},
         features=HERE / "speech_classifier.safetensors",
     ),
 }
+
+
+def _trained(name: str, stages: tuple[Config, ...]) -> Path:
+    """The run of the last stage. Each starts as the one before, which is the teacher of one that asks for a teacher."""
+    before = None
+    for i, config in enumerate(stages, 1):
+        folder = RUNS / (name if i == len(stages) else f"{name}_{i}")
+        if not (folder / "done").exists():
+            taught = {"teacher": before} if config.set.get("anchor") == "teacher" else {}
+            config = config.model_copy(update={"init": before} | taught)
+            train(config, folder, resume=(folder / "config.json").exists(), hooks=[Progress(name)])
+            (folder / "done").touch()
+        before = str(folder)
+    return Path(f"{before}")
 
 
 @torch.no_grad()
@@ -191,12 +214,8 @@ def main(names: list[str]) -> None:
     """Train, measure, store, draw."""
     torch.set_num_threads(1)
     for name in names or PLANS:
-        plan, folder = PLANS[name], RUNS / name
-        if not (folder / "done").exists():
-            begun = (folder / "config.json").exists()
-            train(plan.config, folder, resume=begun, hooks=[Progress(name)])
-            (folder / "done").touch()
-        model = open_model(folder)
+        plan = PLANS[name]
+        model = open_model(_trained(name, plan.stages))
         result = measured(model, plan)
         pictured(name, model, plan)
         stored = json.loads(STORE.read_text()) if STORE.exists() else {}

@@ -75,6 +75,7 @@ VARIANTS = {
     "lsd-target": lambda: recipes.get("lsd", through="target", diagonal=0.5, compose=0.2),
     "psd-teacher": lambda: recipes.get("psd", anchor="teacher", channels=0, starts=0.3, ends=0.3),
     "psd-both-ways": lambda: recipes.get("psd", channels=0, both=True, back=0.2, ends=0.2),
+    "psd-x0": lambda: recipes.get("psd", predict="x0", anchor="teacher", channels=0, starts=0.3),
     "psd-midpoint": lambda: recipes.get("psd", split="midpoint"),
     "mean_flow-trig": lambda: replace(
         recipes.get("mean_flow"), interpolant=trig(), parametrization=EDMTwoTime(trig(), 0.6)
@@ -131,6 +132,16 @@ def test_psd_goes_both_ways_and_back(gen) -> None:
         recipes.get("psd", back=0.2)
     with pytest.raises(RecipeError, match="levels=3 is of the rows that go up and back"):
         recipes.get("psd", both=True, levels=3)
+    with pytest.raises(RecipeError, match="says nothing"):
+        recipes.get("psd", both=True, predict="x0")
+
+
+def test_psd_may_go_on_from_default() -> None:
+    """The same reading of the network on the same path, so that `--init` takes the weights; and its loss stays finite at 0."""
+    psd, default = recipes.get("psd", predict="x0"), recipes.get("default")
+    assert psd.parametrization == default.parametrization
+    assert [term.space for term in psd.terms] == [default.terms[0].space] * 2
+    assert [term.space for term in recipes.get("psd").terms] == [None, None]
 
 
 def test_guided_recipe_learns(gen) -> None:
