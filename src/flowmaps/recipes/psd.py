@@ -54,7 +54,8 @@ def psd(
     pair = skewed(skew, starts, ends, split=law, both=both)
     away = Upwards(Dyadic(levels) if levels else down)
     image = predict == "x0"
-    space = ClippedTime(0.05) if image else None  # as `default`: the velocity's error is divided by s
+    # as `default` has it: the error of the velocity is divided by s
+    space = ClippedTime(0.05) if image else None
     anchored = Term(
         rule=DiagonalRule(anchor),
         times=Diagonal(Uniform()),
