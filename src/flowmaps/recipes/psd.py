@@ -9,6 +9,7 @@ Deviations: the learned weight has a floor, 0.1; without it (`floor=0`, as publi
 data (CHANGELOG.md).
 """
 
+from functools import partial
 from typing import Literal
 
 from ..core.interpolant import linear
@@ -56,20 +57,9 @@ def psd(
     image = predict == "x0"
     # as `default` has it: the error of the velocity is divided by s
     space = ClippedTime(0.05) if image else None
-    anchored = Term(
-        rule=DiagonalRule(anchor),
-        times=Diagonal(Uniform()),
-        share=diagonal,
-        weight=weight,
-        space=space,
-    )
-    jumps = Term(
-        rule=Compositional("self"),
-        times=pair,
-        share=1 - diagonal - back,
-        weight=weight,
-        space=space,
-    )
+    term = partial(Term, weight=weight, space=space)
+    anchored = term(rule=DiagonalRule(anchor), times=Diagonal(Uniform()), share=diagonal)
+    jumps = term(rule=Compositional("self"), times=pair, share=1 - diagonal - back)
     returns = (Term(rule=Return(), times=away, share=back, weight=weight),) if back else ()
     return Recipe(
         name="psd",
