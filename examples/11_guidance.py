@@ -53,12 +53,11 @@ flow_map = fit(recipe, flowmaps.NetFlowMap(net), data, run).averaged()
 # %% One jump at each scale, and the walk along the unguided velocity of the same network, guided as it goes.
 n = 2000
 noise, right = torch.randn(n, 1, generator=torch.Generator().manual_seed(1)), torch.full((n,), 2)
-walked = CFG(flow_map, 1.0, {"label": 3})
 for scale in (1.0, 2.0, 3.0):
     jump = flow_map(noise, 1.0, 0.0, label=right, scale=torch.full((n,), scale))
-    walked.scale = scale
+    guided = CFG(flow_map, scale, {"label": 3})
     walk = solve(
-        *(walked.velocity, noise, uniform(32), flow_map.interpolant, HEUN),
+        *(guided.velocity, noise, uniform(32), flow_map.interpolant, HEUN),
         **{"label": right, "scale": torch.ones(n)},
     )
     print(

@@ -296,11 +296,22 @@ def test_an_edit_of_a_pair_starts_from_both_points(gen) -> None:
     wanted = b.flow_map(half, 0.5, 0.0) + z - b.flow_map(half, 0.5, 1.0)
     torch.testing.assert_close(found.x, wanted)
     torch.testing.assert_close(found.middle, z)
+    # guided on the way down only, along the old path's two points
+    guided = CFG(model, 2.0, {"label": 0})
+    led = edit(model, x, labels(6, 0), labels(6, 1), time=1.0, method=BDIA(2), onto=guided)
+    to = labels(6, 1)
+    wanted = guided(half, 0.5, 0.0, **to) + z - guided(half, 0.5, 1.0, **to)
+    torch.testing.assert_close(led.x, wanted)
 
 
 def test_what_a_pair_asks_for(gen) -> None:
     for broken in (lambda: BDIA(1), lambda: BDIA(4, gamma=0.0), lambda: BDIA(4, gamma=1.2)):
         with pytest.raises(ControlError):
             broken()
-    with pytest.raises(ControlError, match="its own 4 steps; got back=2"):
-        invert(gaussian().flow_map, gaussian().sample(3, gen), BDIA(4), back=2)
+    x, f = gaussian().sample(3, gen), gaussian().flow_map
+    for asked in (
+        lambda: invert(f, x, BDIA(4), back=2),
+        lambda: edit(f, x, {}, {}, method=BDIA(4), jumps=2),
+    ):
+        with pytest.raises(ControlError, match="its own 4 steps; got 2"):
+            asked()

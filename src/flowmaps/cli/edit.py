@@ -50,8 +50,8 @@ class Options:
     """How to go up."""
     steps: int = 1
     """Jumps or steps up."""
-    jumps: int = 1
-    """Jumps of every way down."""
+    jumps: int | None = None
+    """Jumps of every way down, 1 by default; bdia comes down by its own steps."""
     n: Annotated[int, arg(name="number", aliases=["-n"])] = 10
     """How many data, one row each."""
     data: Annotated[str | None, arg(metavar="DATA")] = None
@@ -69,7 +69,7 @@ class Options:
 def main(argv: list[str]) -> int:
     """Edit, draw, say."""
     options = parse(Options, argv, name="edit", about=f"{__doc__}")
-    if min(options.n, options.steps, options.jumps) < 1:
+    if min(options.n, options.steps, 1 if options.jumps is None else options.jumps) < 1:
         raise UsageError(
             f"-n, --steps and --jumps are at least 1; got {options.n}, {options.steps}, {options.jumps}"
         )
@@ -110,7 +110,7 @@ def _edited(
         if options.noised:
             generator = Generator().manual_seed(options.seed)
             found = sdedit(
-                flow_map, real.x, time=time, jumps=options.jumps, generator=generator, **to
+                flow_map, real.x, time=time, jumps=options.jumps or 1, generator=generator, **to
             )
         else:
             found = edit(
@@ -156,7 +156,7 @@ def _between(
     found = interpolate(
         *(model.flow_map, first, second, options.frames),
         method=method,
-        jumps=options.jumps,
+        jumps=options.jumps or 1,
         source=ends[0],
         target=ends[1],
     )

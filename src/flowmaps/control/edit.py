@@ -17,7 +17,7 @@ from ..errors import ControlError
 from ..sample import sample
 from ..sample.sample import renoise
 from .budget import Budget, Result
-from .invert import BDIA, Inverter, Jump
+from .invert import BDIA, Inverter, Jump, round_trip
 
 
 @final
@@ -41,7 +41,7 @@ def edit(
     time: float = 0.65,
     residual: bool = True,
     method: Inverter | None = None,
-    jumps: int = 1,
+    jumps: int | None = None,
     onto: FlowMap | None = None,
 ) -> Edited:
     r"""Up under one condition, down under another: $z = X(x,0,t;\,source)$, $x' = X(z,t,0;\,target)$.
@@ -55,25 +55,23 @@ def edit(
         residual: Add only the difference of the two ways down, $x' = x + X(z,t,0;target) - X(z,t,0;source)$, so that what the
             inversion loses is not lost in the edit (one more call per jump).
         method: How to go up; `Jump()` by default. `BDIA` comes down by its own steps, and exactly where nothing is edited.
-        jumps: Jumps of every way down.
+        jumps: Jumps of every way down; 1 by default.
         onto: Map for the way down to the target; by default `flow_map`. A guided one belongs here: with guidance on the way up
             an inversion drifts away from noise.
     """
     _check_time(time)
     method = method or Jump()
+    own = method.steps if isinstance(method, BDIA) else 1
+    count = own if jumps is None else jumps
     up = torch.linspace(0, time, method.steps + 1, dtype=torch.float64)
-    down = torch.linspace(time, 0, jumps + 1, dtype=torch.float64)
     with torch.no_grad(), Budget() as budget:
         watched, last = budget.watch(flow_map), budget.watch(onto or flow_map)
-        if isinstance(method, BDIA):  # it loses nothing: there is no residual to add
-            before, z = method.pair(watched, x_0, up, **source)
-            x = method.back(last, (before, z), up, **target)
-            return Edited(x=x, cost=budget.cost, middle=z)
-        z = method(watched, x_0, up, **source)
-        x = sample(last, z, down, **target)
-        if residual:
-            x = x_0 + x - sample(watched, z, down, **source)
-    return Edited(x=x, cost=budget.cost, middle=z)
+        trip = round_trip(method, watched, x_0, up, count, last, source, target)
+        x = trip.back
+        if residual and trip.before is None:  # two points lose nothing
+            down = torch.linspace(time, 0, count + 1, dtype=torch.float64)
+            x = x_0 + x - sample(watched, trip.x, down, **source)
+    return Edited(x=x, cost=budget.cost, middle=trip.x)
 
 
 def sdedit(
@@ -117,7 +115,7 @@ def interpolate(
         first: Data (B, *D) where the path starts.
         second: Data (B, *D) where it ends.
         frames: How many, both ends counted.
-        method: How to invert; `Jump()` by default.
+        method: How to invert; `Jump()` by default. Of `BDIA` the last point alone is used.
         jumps: Jumps per frame.
         source: Conditions of `first`, if they differ from `cond`.
         target: Conditions of `second`. Tensors of floats that differ are mixed linearly; others change at the middle frame.

@@ -6,9 +6,9 @@ exact. The inverse of a *guided* map needs the same guidance
 on the way back; to edit, invert without (steering.md C.1).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor
@@ -171,7 +171,7 @@ class BDIA:
     ) -> tuple[Tensor, Tensor]:
         """The last two points (B, *D) on the way up along `times` (K+1,), which increase."""
         t = times.tolist()
-        x, z = x, finite(flow_map(x, t[0], t[1], **cond))
+        z = finite(flow_map(x, t[0], t[1], **cond))
         for below, here, above in zip(t, t[1:], t[2:], strict=False):
             missed = x - flow_map(z, here, below, **cond)
             x, z = z, flow_map(z, here, above, **cond) + self.gamma * missed
@@ -267,20 +267,45 @@ def invert(
         raise ControlError(
             f"inversion goes up, 0 <= start < stop <= 1; got start={start:g}, stop={stop:g}"
         )
-    if isinstance(method, BDIA) and back not in (None, method.steps):
-        raise ControlError(f"bdia comes back by its own {method.steps} steps; got back={back}")
     times = torch.linspace(start, stop, method.steps + 1, dtype=torch.float64)
-    down = torch.linspace(stop, start, (back or method.steps) + 1, dtype=torch.float64)
     with torch.no_grad(), Budget() as budget:
-        watched, before = budget.watch(flow_map), None
-        if isinstance(method, BDIA):
-            before, x = method.pair(watched, x_0, times, **cond)
-            returned = method.back(watched, (before, x), times, **cond)
-        else:
-            x = method(watched, x_0, times, **cond)
-            returned = sample(watched, x, down, **cond)
-    error = relative_error(returned, x_0)
-    return Inversion(x=x, cost=budget.cost, back=returned, error=error, before=before)
+        watched = budget.watch(flow_map)
+        trip = round_trip(method, watched, x_0, times, back or method.steps, watched, cond, cond)
+    error = relative_error(trip.back, x_0)
+    return Inversion(x=trip.x, cost=budget.cost, back=trip.back, error=error, before=trip.before)
+
+
+class Trip(NamedTuple):
+    """A way up and down: the upper point, where it ends, each (B, *D), and of `BDIA` the point before the upper one."""
+
+    x: Tensor
+    back: Tensor
+    before: Tensor | None
+
+
+def round_trip(
+    method: Inverter,
+    flow_map: FlowMap,
+    x: Tensor,
+    times: Tensor,
+    jumps: int,
+    onto: FlowMap,
+    source: Mapping[str, Any],
+    target: Mapping[str, Any],
+) -> Trip:
+    """Up along `times` (K+1,) under one condition, down another map by `jumps` equal jumps under another.
+
+    Raises:
+        ControlError: If `BDIA`, which comes down by its own steps, is asked for other jumps.
+    """
+    if isinstance(method, BDIA):
+        if jumps != method.steps:
+            raise ControlError(f"bdia comes back by its own {method.steps} steps; got {jumps}")
+        pair = method.pair(flow_map, x, times, **source)
+        return Trip(pair[1], method.back(onto, pair, times, **target), pair[0])
+    z = method(flow_map, x, times, **source)
+    down = torch.linspace(float(times[-1]), float(times[0]), jumps + 1, dtype=torch.float64)
+    return Trip(z, sample(onto, z, down, **target), None)
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
