@@ -1,5 +1,6 @@
-"""How the runs that a benchmark measures came about: themselves, and before them the runs that they were started from."""
+"""How the runs that a benchmark measures came about: themselves, those that they were started from, and the code that measures."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,17 @@ def history(model: Model) -> list[Json]:
         if start is None:
             return found[::-1]
         about = checkpoint.read(start)[0]
+
+
+def commit() -> str:
+    """The commit that measures, with a + if the files differ from it."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../src", "*.py")
+    return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed)
 
 
 def add_histories(report: Json, **models: Model) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from histories import history
+from histories import commit, history
 
 from flowmaps.cli.compare import conditions
 from flowmaps.cli.demo import machine_facts, one_sample
@@ -145,6 +145,7 @@ def measured(model: Model, plan: Plan) -> dict[str, Any]:
         "runs": history(model),
         "machine": machine_facts(model.device),
         "torch": torch.__version__,
+        "commit": commit(),
     }
 
 

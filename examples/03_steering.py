@@ -9,6 +9,7 @@ import os
 import torch
 
 import flowmaps
+from flowmaps.control.noise import optimize_noise
 from flowmaps.control.search import best_of_n
 from flowmaps.control.smc import tempered_smc
 from flowmaps.control.steer import Tweedie, steer
@@ -51,7 +52,9 @@ assert abs(float(exact) - out.log_z) < 5 * out.log_z_error + 0.05
 # %% Optimisers go further than the tilt, at the price of another law: say which one you use.
 leaned = steer(flow_map, reward, noise[:200], uniform(16), value=Tweedie())
 best = best_of_n(flow_map, reward, noise[:200], 8)
-for name, found in (("leaning on the denoised mean", leaned), ("best of 8", best)):
+climbed = optimize_noise(flow_map, reward, noise[:200], steps=10)
+ways = {"leaning on the denoised mean": leaned, "best of 8": best, "climbing in the noise": climbed}
+for name, found in ways.items():
     cost = found.cost.equivalents / len(found.x)
     print(f"{name}: mean reward {found.reward.mean():.3f}, {cost:.0f} forwards per sample")
 assert float(best.reward.mean()) > float(reward(many).mean())
