@@ -2,8 +2,8 @@
 
     python benchmarks/fashion.py            all stages: about 70 minutes on two cores, one thread a run
     python benchmarks/fashion.py evaluate   one stage: teacher, baseline, flow_map or evaluate
-    python benchmarks/fashion.py both_ways inverse inverse_long inverse_few
-                                           the maps of fashion_control.py and tune.py: 225 minutes more
+    python benchmarks/fashion.py both_ways inverse inverse_long inverse_few inverse_eight
+                                           the maps of fashion_control.py and tune.py: 315 minutes more
 
 One model is trained by flow matching first (`teacher`). From its weights, the same time is spent twice: on more flow
 matching (`baseline`) and on compositional distillation with the guidance folded in (`flow_map`). Both have had the same time
@@ -11,15 +11,16 @@ then, the teacher's included. The baseline is walked with and without classifier
 best. Results and pictures: benchmarks/fashion.json, benchmarks/fashion*.png. In the stored results the map had 840 seconds of
 the second half and the baseline 1,200, beside other work on the machine; the seconds of every run are in the json.
 
-`both_ways` is a map that goes up to the noise as well and comes back; `inverse`, `inverse_long` and `inverse_few` are it after
-stages where half or more of the rows do, in the last by the jumps of samplers of few steps. Their teacher had 3,600 steps in
-the stored results of fashion_control.json and tune.json.
+`both_ways` is a map that goes up to the noise as well and comes back; `inverse`, `inverse_long`, `inverse_few` and
+`inverse_eight` are it after stages where half or more of the rows do, in the last two by the jumps of samplers of few steps.
+Their teacher had 3,600 steps in the stored results of fashion_control.json and tune.json.
 """
 
 import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -81,18 +82,25 @@ def configs() -> dict[str, Config]:
         "both_ways": both,
         "inverse": _returning(both, "both_ways", INVERSE, diagonal=0.15, back=0.5),
         "inverse_long": _returning(both, "inverse", LONGER, diagonal=0.1, back=0.6),
-        "inverse_few": _returning(both, "inverse_long", FEW, diagonal=0.1, back=0.6, levels=4),
+        "inverse_few": _returning(
+            both, "inverse_long", FEW, diagonal=0.1, back=0.6, jumps=(1, 2, 4, 8)
+        ),
+        "inverse_eight": _returning(
+            both, "inverse_few", EIGHT, 4e-4, diagonal=0.1, back=0.75, jumps=(1, 8)
+        ),
     }
 
 
-def _returning(both: Config, start: str, seconds: float, **shares: float) -> Config:
+def _returning(
+    both: Config, start: str, seconds: float, lr: float = 5e-4, **settings: Any
+) -> Config:
     """A stage of a map of both directions in which half of the rows and more go up and come back."""
-    run = Run(steps=10**6, seconds=seconds, lr=5e-4, **COMMON | {"warmup": 50})
-    settings = both.set | {"starts": 0.5, "ends": 0.5} | shares
+    run = Run(steps=10**6, seconds=seconds, lr=lr, **COMMON | {"warmup": 50})
+    settings = both.set | {"starts": 0.5, "ends": 0.5} | settings
     return both.model_copy(update={"set": settings, "init": str(RUNS / start), "run": run})
 
 
-BOTH_WAYS, INVERSE, LONGER, FEW = 2400.0, 4200.0, 2700.0, 4200.0
+BOTH_WAYS, INVERSE, LONGER, FEW, EIGHT = 2400.0, 4200.0, 2700.0, 4200.0, 5400.0
 """Seconds of the map of both directions, and of the stages in which it learns to come back."""
 GUIDANCE = 1.5
 """Guidance scale folded into the map."""

@@ -64,7 +64,8 @@ def _run(seconds: float, lr: float, batch: int) -> Run:
 OWN = {"velocity": "conditional"}
 CLIPS = OWN | {"mean": 0.5, "std": 1.6, "starts": 0.2}  # a name shows through noise of 95 %
 SOUND = {"recipe": "default", "set": CLIPS, "codec": "advance", "net": "dit-tiny"}
-IMAGE = {"recipe": "default", "set": OWN, "net": "dit-tiny", "patch": 8}
+NET = {"net": "dit-tiny", "patch": 8}
+IMAGE = NET | {"recipe": "default", "set": OWN}
 LED = {"data": "shapes", "guidance": GuidanceConfig(scale=2.0, dropout=0.1, low=0.3)}
 PLANS = {
     "shapes": Plan(
@@ -72,8 +73,11 @@ PLANS = {
             Config(run=_run(3000, 2e-3, 64), **LED | IMAGE),
             Config(run=_run(3900, 1.5e-3, 64), **LED | IMAGE | {"set": OWN | {"starts": 0.1}}),
             Config(
-                run=_run(1140, 1e-3, 64),
-                **LED | IMAGE | {"set": OWN | {"starts": 0.25, "ends": 0.3}},
+                recipe="push_forward",
+                set={"laws": 0, "predict": "x0", "starts": 0.5, "ends": 0.3},
+                teacher=str(RUNS / "shapes_2"),
+                run=_run(5400, 1e-3, 64),
+                **NET | {"data": "shapes"},
             ),
         ),
         300,

@@ -76,6 +76,7 @@ VARIANTS = {
     "psd-teacher": lambda: recipes.get("psd", anchor="teacher", channels=0, starts=0.3, ends=0.3),
     "psd-both-ways": lambda: recipes.get("psd", channels=0, both=True, back=0.2, ends=0.2),
     "psd-x0": lambda: recipes.get("psd", predict="x0", anchor="teacher", channels=0, starts=0.3),
+    "push_forward-x0": lambda: recipes.get("push_forward", laws=0, predict="x0", leg=0.02),
     "psd-midpoint": lambda: recipes.get("psd", split="midpoint"),
     "mean_flow-trig": lambda: replace(
         recipes.get("mean_flow"), interpolant=trig(), parametrization=EDMTwoTime(trig(), 0.6)
@@ -123,25 +124,32 @@ def test_psd_goes_both_ways_and_back(gen) -> None:
         assert abs((s == 0).float().mean() - 0.2 * up) < 5 * (0.16 / 20_000) ** 0.5
         assert ((w - s) * (t - w) >= 0).all()
     assert "starodubcev2024icd" in both.cite
-    few = recipes.get("psd", diagonal=0.5, both=True, back=0.2, levels=3).terms[2].times(1000, gen)
-    assert set((few.t - few.s).tolist()) == {1.0, 0.5, 0.25}
+    few = recipes.get("psd", diagonal=0.5, both=True, back=0.2, jumps=[1, 4]).terms[2]
+    few = few.times(1000, gen)
+    assert set((few.t - few.s).tolist()) == {1.0, 0.25}
     assert set(few.s.tolist()) == {0.0, 0.25, 0.5, 0.75}
+    assert abs((few.t - few.s == 1).float().mean() - 0.5) < 5 * 0.5 / 1000**0.5
     down = recipes.get("psd").terms[1].times(1000, gen)
     assert (down.t <= down.s).all()
     with pytest.raises(RecipeError, match=r"back=0\.2 goes up and down: it needs both=True"):
         recipes.get("psd", back=0.2)
-    with pytest.raises(RecipeError, match="levels=3 is of the rows that go up and back"):
-        recipes.get("psd", both=True, levels=3)
+    with pytest.raises(RecipeError, match=r"jumps=\(1, 8\) is of the rows that go up and back"):
+        recipes.get("psd", both=True, jumps=(1, 8))
+    with pytest.raises(RecipeError, match=">= 1; got \\(0,\\)"):
+        recipes.get("psd", both=True, back=0.2, jumps=(0,))
     with pytest.raises(RecipeError, match="says nothing"):
         recipes.get("psd", both=True, predict="x0")
 
 
-def test_psd_may_go_on_from_default() -> None:
+@pytest.mark.parametrize("name", ["psd", "push_forward"])
+def test_distillation_may_go_on_from_default(name) -> None:
     """The same reading of the network on the same path, so that `--init` takes the weights; and its loss stays finite at 0."""
-    psd, default = recipes.get("psd", predict="x0"), recipes.get("default")
-    assert psd.parametrization == default.parametrization
-    assert [term.space for term in psd.terms] == [default.terms[0].space] * 2
-    assert [term.space for term in recipes.get("psd").terms] == [None, None]
+    on, default = recipes.get(name, predict="x0"), recipes.get("default")
+    assert on.parametrization == default.parametrization
+    for term, plain in zip(on.terms, recipes.get(name).terms, strict=True):
+        assert plain.space is None
+        compared = term.name == "law"  # of endpoints, which no time divides
+        assert term.space == (None if compared else default.terms[0].space)
 
 
 def test_guided_recipe_learns(gen) -> None:

@@ -1,5 +1,6 @@
 r"""Laws of jumps that one family of methods brought along.
 
+EqualJumps      those of samplers of given numbers of equal jumps
 Dyadic          lengths 2^-k on a grid                              (shortcut models)
 HalvingGrid     one step of a grid that coarsens in stages          (progressive distillation)
 Within          no longer than a band, which widens in stages       (progressive flow map matching)
@@ -23,6 +24,25 @@ from .times import Law, LogitNormal, TimeLaw, Times, Uniform, UShaped, either_wa
 
 @final
 @dataclass(frozen=True)
+class EqualJumps:
+    """Any of the jumps that samplers of equal jumps make, their number uniform among `counts`; w halves it."""
+
+    counts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.counts or min(self.counts) < 1:
+            raise RecipeError(f"EqualJumps needs numbers of jumps >= 1; got {self.counts}")
+
+    def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
+        which = torch.randint(0, len(self.counts), (n,), generator=generator)
+        count = torch.tensor(self.counts, dtype=torch.float32)[which]
+        cell = torch.floor(torch.rand(n, generator=generator) * count)
+        s, length = (cell + 1) / count, 1 / count
+        return Times(s, s - length / 2, s - length)
+
+
+@final
+@dataclass(frozen=True)
 class Dyadic:
     """Jumps of length $2^{-k}$, k uniform in 0..levels-1, on the matching grid, halved at w (Frans et al. 2024)."""
 
@@ -33,11 +53,7 @@ class Dyadic:
             raise RecipeError(f"Dyadic needs levels >= 1; got {self.levels}")
 
     def __call__(self, n: int, generator: Generator, progress: float = 0.0) -> Times:
-        k = torch.randint(0, self.levels, (n,), generator=generator)
-        count = 2.0**k
-        cell = torch.floor(torch.rand(n, generator=generator) * count)
-        s, length = (cell + 1) / count, 1 / count
-        return Times(s, s - length / 2, s - length)
+        return EqualJumps(tuple(2**k for k in range(self.levels)))(n, generator, progress)
 
 
 @final

@@ -4,11 +4,12 @@
 diagonal from a teacher instead of from data, and `channels=0` drops the learned weight: both make it `split_mean_flow`
 (Guo et al. 2025, arXiv:2507.16884) with a longer diagonal. Additions, off by default: `skew`, `starts` and `ends`, as in `lmd`;
 `both` for jumps up as well, from data to noise, and a share `back` of the rows that go up and back (iCD, arXiv:2406.14539), between
-any two times or, with `levels`, by jumps of length 1, 1/2, 1/4, ... as samplers of few steps make them; `predict="x0"`.
+any two times or, with `jumps=(1, 8)`, as samplers of one and of eight equal jumps do; `predict="x0"`.
 Deviations: the learned weight has a floor, 0.1; without it (`floor=0`, as published) agreement with itself may drive out the
 data (CHANGELOG.md).
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -16,7 +17,7 @@ from ..core.interpolant import linear
 from ..core.parametrization import Average, Denoised
 from ..errors import RecipeError
 from ..learn.endpoints import Return
-from ..learn.jumps import Dyadic
+from ..learn.jumps import EqualJumps
 from ..learn.objective import Recipe, Term
 from ..learn.rules import Compositional, DiagonalRule
 from ..learn.times import Diagonal, Fixed, Uniform, Upwards, skewed
@@ -34,7 +35,7 @@ def psd(
     ends: float = 0.0,
     both: bool = False,
     back: float = 0.0,
-    levels: int = 0,
+    jumps: Sequence[int] = (),
     predict: Literal["velocity", "x0"] = "velocity",
 ) -> Recipe:
     """Flow matching on a share `diagonal`, up and back on a share `back`, the compositional rule on the rest.
@@ -47,24 +48,24 @@ def psd(
         raise RecipeError(
             "both=True learns jumps up from data, of which a network that predicts the image says nothing: predict='velocity'"
         )
-    if levels and not back:
-        raise RecipeError(f"levels={levels} is of the rows that go up and back: it needs back > 0")
+    if jumps and not back:
+        raise RecipeError(f"jumps={jumps} is of the rows that go up and back: it needs back > 0")
     weight = LearnedLogVar(channels, floor=floor) if channels else None
     law = Uniform() if split == "uniform" else Fixed(0.5)
     down = skewed(skew, starts, ends, split=law)
     pair = skewed(skew, starts, ends, split=law, both=both)
-    away = Upwards(Dyadic(levels) if levels else down)
+    away = Upwards(EqualJumps(tuple(jumps)) if jumps else down)
     image = predict == "x0"
     # as `default` has it: the error of the velocity is divided by s
     space = ClippedTime(0.05) if image else None
     term = partial(Term, weight=weight, space=space)
     anchored = term(rule=DiagonalRule(anchor), times=Diagonal(Uniform()), share=diagonal)
-    jumps = term(rule=Compositional("self"), times=pair, share=1 - diagonal - back)
+    composed = term(rule=Compositional("self"), times=pair, share=1 - diagonal - back)
     returns = (Term(rule=Return(), times=away, share=back, weight=weight),) if back else ()
     return Recipe(
         name="psd",
         cite=("boffi2025lsd", *(("starodubcev2024icd",) if back else ())),
-        terms=(anchored, jumps, *returns),
+        terms=(anchored, composed, *returns),
         parametrization=Denoised(linear(), "x0") if image else Average(),
         status="exact",
     )

@@ -7,12 +7,18 @@ that least squares loses. The law of a guided teacher's samples is not that of t
 Deviations: the combination is the project's own; what it gives is measured in benchmarks/digits.json.
 """
 
+from functools import partial
+from typing import Literal
+
+from ..core.interpolant import linear
+from ..core.parametrization import Average, Denoised
 from ..learn.legs import LastLeg
 from ..learn.objective import Recipe, Term
 from ..learn.particles import EnergyDistance, Grouped, PushForward
 from ..learn.rules import DiagonalRule
 from ..learn.splits import LastGap
 from ..learn.times import Diagonal, Either, ToData, Uniform, skewed
+from ..learn.weights import ClippedTime
 
 
 def push_forward(
@@ -24,21 +30,26 @@ def push_forward(
     half: float = 0.12,
     strength: float = 2.0,
     diagonal: float = 0.0,
+    predict: Literal["velocity", "x0"] = "velocity",
 ) -> Recipe:
     """Legs up to `leg`; laws are compared on the share `laws` of the rows, in the share `half` of steps from half-way.
 
     With `laws=0` they are not compared, and the teacher may be guided.
     With a `diagonal` there is no teacher: that share of the rows learns the velocity from data, the others follow it, and laws
-    are those of samples with their classes.
+    are those of samples with their classes. With `predict="x0"` the network is read as the image, so that a map that `default`
+    learned may go on from there, with itself as its teacher.
     """
-    follow = Term(
+    image = predict == "x0"
+    # as `default` has it: the error of the velocity is divided by s
+    term = partial(Term, space=ClippedTime(0.05) if image else None)
+    follow = term(
         rule=LastLeg("self" if diagonal else "teacher"),
         times=LastGap(skewed(skew, starts, ends), leg),
         share=1 - diagonal,
     )
     terms = (follow,)
     if diagonal:
-        anchor = Term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=diagonal)
+        anchor = term(rule=DiagonalRule(), times=Diagonal(Uniform()), share=diagonal)
         terms = (anchor, follow)
     if laws:
         law = Term(
@@ -54,5 +65,6 @@ def push_forward(
         name="push_forward",
         cite=("sabour2025ayf", "sejdinovic2013energy"),
         terms=terms,
+        parametrization=Denoised(linear(), "x0") if image else Average(),
         status="own",
     )
