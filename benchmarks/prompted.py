@@ -67,6 +67,7 @@ SOUND = {"recipe": "default", "set": CLIPS, "codec": "advance", "net": "dit-tiny
 NET = {"net": "dit-tiny", "patch": 8}
 IMAGE = NET | {"recipe": "default", "set": OWN}
 LED = {"data": "shapes", "guidance": GuidanceConfig(scale=2.0, dropout=0.1, low=0.3)}
+
 PLANS = {
     "shapes": Plan(
         (
@@ -75,9 +76,10 @@ PLANS = {
             Config(
                 recipe="push_forward",
                 set={"laws": 0, "predict": "x0", "starts": 0.5, "ends": 0.3},
+                data="shapes",
                 teacher=str(RUNS / "shapes_2"),
                 run=_run(5400, 1e-3, 64),
-                **NET | {"data": "shapes"},
+                **NET,
             ),
         ),
         300,

@@ -36,8 +36,9 @@ def push_forward(
 
     With `laws=0` they are not compared, and the teacher may be guided.
     With a `diagonal` there is no teacher: that share of the rows learns the velocity from data, the others follow it, and laws
-    are those of samples with their classes. With `predict="x0"` the network is read as the image, so that a map that `default`
-    learned may go on from there, with itself as its teacher.
+    are those of samples with their classes.
+    With `predict="x0"` the network is read as the image, so that a map that `default` learned may go on from there, with itself
+    as its teacher.
     """
     image = predict == "x0"
     # as `default` has it: the error of the velocity is divided by s

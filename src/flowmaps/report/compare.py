@@ -238,8 +238,8 @@ def _curves(
                 name = (
                     _NAMES[model] if model == "flow_map" else f"{_NAMES[model]}, {line[0].sampler}"
                 )
-                # above the flow map's first point, which is good; right of the solved model's, which is not
-                place = (-4, 8) if model == "flow_map" else (9, -3)
+                # beside the flow map's first point, on the side that its line, getting better, leaves; right of the solved model's
+                place = (-4, 8 if log else -16) if model == "flow_map" else (9, -3)
                 axes.annotate(
                     name, (x[0], y[0]), xytext=place, textcoords="offset points", fontsize=9, fontweight="bold",
                     color=colour, zorder=6,
