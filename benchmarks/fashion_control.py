@@ -282,7 +282,7 @@ def run_invert(bench: Bench) -> dict:
         "4 steps of jumps both ways, two points kept": BDIA(4),
         "8 steps of jumps both ways, two points kept": BDIA(8),
     }
-    for name in ("flow_map", "both_ways", "inverse_long", "inverse_few", "inverse_eight"):
+    for name in ("flow_map", "both_ways", "inverse_long", "inverse_few", "inverse_last"):
         if not (RUNS / name).exists():
             continue
         flow_map = load(RUNS / name).flow_map
