@@ -3,11 +3,12 @@
     python benchmarks/prompted.py                    trains what runs/prompted lacks, then measures all four
     python benchmarks/prompted.py tones speech       these alone; what is stored of the others stays
 
-All four learn from data alone, by `default`, one core each: scenes and emoji by their captions, instruments and spoken digits by
-their names; scenes and digits in more than one stage. Every row is drawn from the same noise; the walk is 64 Heun steps along
-the map's own velocity. `one` is the median time from what is asked for to one result, the model being loaded, and `round_trip`
-what the codec alone loses. Writes prompted.json, its table in docs/prompts.md, docs/pictures/prompted_*.png and
-docs/sounds/*.wav. Needs espeak-ng and the font of emoji (Debian: apt-get install espeak-ng fonts-noto-color-emoji).
+All four learn from data by `default`, one core each: scenes and emoji by their captions, instruments and spoken digits by their
+names; scenes and digits in more than one stage, and the last of scenes is `push_forward` along the walk of the map before it.
+Every row is drawn from the same noise; the walk is 64 Heun steps along the map's own velocity. `one` is the median time from
+what is asked for to one result, the model being loaded, and `round_trip` what the codec alone loses.
+Writes prompted.json, its table in docs/prompts.md, docs/pictures/prompted_*.png and docs/sounds/*.wav. Needs espeak-ng and the
+font of emoji (Debian: apt-get install espeak-ng fonts-noto-color-emoji).
 """
 
 import json
@@ -67,7 +68,6 @@ SOUND = {"recipe": "default", "set": CLIPS, "codec": "advance", "net": "dit-tiny
 NET = {"net": "dit-tiny", "patch": 8}
 IMAGE = NET | {"recipe": "default", "set": OWN}
 LED = {"data": "shapes", "guidance": GuidanceConfig(scale=2.0, dropout=0.1, low=0.3)}
-
 PLANS = {
     "shapes": Plan(
         (
