@@ -15,7 +15,7 @@ import torch
 
 from flowmaps import recipes
 from flowmaps.core.autodiff import along_source
-from flowmaps.core.interpolant import trig
+from flowmaps.core.interpolant import linear, trig
 from flowmaps.core.parametrization import Denoised, EDMTwoTime
 from flowmaps.core.shape import like
 from flowmaps.errors import RecipeError
@@ -23,6 +23,7 @@ from flowmaps.learn.guidance import Guidance
 from flowmaps.learn.objective import Recipe, Term
 from flowmaps.learn.rules import DiagonalRule, Eulerian
 from flowmaps.learn.times import Diagonal, LogUniform, SortedPair, Uniform
+from flowmaps.learn.weights import ClippedTime
 from flowmaps.testing import worlds
 from flowmaps.testing.contract import Report, exam, learn, stationarity
 
@@ -145,7 +146,8 @@ def test_psd_goes_both_ways_and_back(gen) -> None:
 def test_distillation_may_go_on_from_default(name) -> None:
     """The same reading of the network on the same path, so that `--init` takes the weights; and its loss stays finite at 0."""
     on, default = recipes.get(name, predict="x0"), recipes.get("default")
-    assert on.parametrization == default.parametrization
+    assert on.parametrization == default.parametrization == Denoised(linear(), "x0")
+    assert default.terms[0].space == ClippedTime(0.05)
     for term, plain in zip(on.terms, recipes.get(name).terms, strict=True):
         assert plain.space is None
         compared = term.name == "law"  # of endpoints, which no time divides

@@ -12,7 +12,8 @@ from typing import ClassVar, Literal, Protocol, final
 import torch
 from torch import Tensor, nn
 
-from ..core.interpolant import Interpolant
+from ..core.interpolant import Interpolant, linear
+from ..core.parametrization import Average, Denoised, Parametrization
 from ..core.shape import like
 from ..errors import RecipeError
 
@@ -65,6 +66,13 @@ class ClippedTime:
 
     def __call__(self, u: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
         return like((s / self.floor).clamp(max=1), u) * u
+
+
+def read_as(
+    predict: Literal["velocity", "x0"], floor: float = 0.05
+) -> tuple[Parametrization, Space | None]:
+    """How recipes of the linear path read a network as a velocity or as the image, and the space in which they compare then."""
+    return (Denoised(linear(), "x0"), ClippedTime(floor)) if predict == "x0" else (Average(), None)
 
 
 class Metric(Protocol):

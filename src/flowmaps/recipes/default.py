@@ -11,13 +11,11 @@ Deviations: the combination is the project's own; what its parts give is measure
 
 from typing import Literal
 
-from ..core.interpolant import linear
-from ..core.parametrization import Average, Denoised
 from ..learn.legs import ShortLeg
 from ..learn.objective import Recipe, Term
 from ..learn.rules import DiagonalRule
 from ..learn.times import Diagonal, Fixed, LogitNormal, SortedPair
-from ..learn.weights import L2, Adaptive, ClippedTime
+from ..learn.weights import L2, Adaptive, read_as
 
 
 def default(
@@ -42,8 +40,7 @@ def default(
     jumps = SortedPair(
         law, split=Fixed(leg), starts=starts / (1 - diagonal), ends=ends / (1 - diagonal)
     )
-    image = predict == "x0"
-    space = ClippedTime(floor) if image else None
+    reading, space = read_as(predict, floor)
     anchor = Term(
         rule=DiagonalRule(velocity),
         times=Diagonal(SortedPair(law)),
@@ -58,7 +55,7 @@ def default(
         name="default",
         cite=("geng2025meanflow", "xu2023stable", "lu2026pmf", "wang2025tim"),
         terms=(anchor, move),
-        parametrization=Denoised(linear(), "x0") if image else Average(),
+        parametrization=reading,
         memory=memory if velocity == "pooled" else 0,
         status="own",
     )

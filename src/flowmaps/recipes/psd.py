@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-from ..core.interpolant import linear
-from ..core.parametrization import Average, Denoised
 from ..errors import RecipeError
 from ..learn.endpoints import Return
 from ..learn.jumps import EqualJumps
 from ..learn.objective import Recipe, Term
 from ..learn.rules import Compositional, DiagonalRule
 from ..learn.times import Diagonal, Fixed, Uniform, Upwards, skewed
-from ..learn.weights import ClippedTime, LearnedLogVar
+from ..learn.weights import LearnedLogVar, read_as
 
 
 def psd(
@@ -55,9 +53,7 @@ def psd(
     down = skewed(skew, starts, ends, split=law)
     pair = skewed(skew, starts, ends, split=law, both=both)
     away = Upwards(EqualJumps(tuple(jumps)) if jumps else down)
-    image = predict == "x0"
-    # as `default` has it: the error of the velocity is divided by s
-    space = ClippedTime(0.05) if image else None
+    reading, space = read_as(predict)
     term = partial(Term, weight=weight, space=space)
     anchored = term(rule=DiagonalRule(anchor), times=Diagonal(Uniform()), share=diagonal)
     composed = term(rule=Compositional("self"), times=pair, share=1 - diagonal - back)
@@ -66,6 +62,6 @@ def psd(
         name="psd",
         cite=("boffi2025lsd", *(("starodubcev2024icd",) if back else ())),
         terms=(anchored, composed, *returns),
-        parametrization=Denoised(linear(), "x0") if image else Average(),
+        parametrization=reading,
         status="exact",
     )

@@ -10,15 +10,13 @@ Deviations: the combination is the project's own; what it gives is measured in b
 from functools import partial
 from typing import Literal
 
-from ..core.interpolant import linear
-from ..core.parametrization import Average, Denoised
 from ..learn.legs import LastLeg
 from ..learn.objective import Recipe, Term
 from ..learn.particles import EnergyDistance, Grouped, PushForward
 from ..learn.rules import DiagonalRule
 from ..learn.splits import LastGap
 from ..learn.times import Diagonal, Either, ToData, Uniform, skewed
-from ..learn.weights import ClippedTime
+from ..learn.weights import read_as
 
 
 def push_forward(
@@ -40,9 +38,8 @@ def push_forward(
     With `predict="x0"` the network is read as the image, so that a map that `default` learned may go on from there, with itself
     as its teacher.
     """
-    image = predict == "x0"
-    # as `default` has it: the error of the velocity is divided by s
-    term = partial(Term, space=ClippedTime(0.05) if image else None)
+    reading, space = read_as(predict)
+    term = partial(Term, space=space)
     follow = term(
         rule=LastLeg("self" if diagonal else "teacher"),
         times=LastGap(skewed(skew, starts, ends), leg),
@@ -66,6 +63,6 @@ def push_forward(
         name="push_forward",
         cite=("sabour2025ayf", "sejdinovic2013energy"),
         terms=terms,
-        parametrization=Denoised(linear(), "x0") if image else Average(),
+        parametrization=reading,
         status="own",
     )
